@@ -1,0 +1,79 @@
+# Every target installs what it needs. Run as root on Debian 12 or later: the lab
+# makes hosts of namespaces.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# One set of flags for all that is compiled, so that the bundle, the command and
+# the tests share one build cache.
+export CGO_ENABLED := 0
+export GOFLAGS := -trimpath -buildvcs=false
+
+KUBEWRIGHT := bin/kubewright
+BUNDLE_VERSION := $(shell sed -n 's|^\tk8s.io/kubernetes ||p' go.mod)
+ARCH := $(shell go env GOARCH)
+BUNDLE := dist/kubewright-$(BUNDLE_VERSION)-linux-$(ARCH).kwb
+
+LAB ?= demo
+STATE := /var/lib/kubewright-lab/$(LAB)
+DEMO_KUBECONFIG := $(STATE)/kubeconfig
+
+# Debian packages: a C compiler and libseccomp for runc; the rest for the lab and the tests.
+PACKAGES := gcc libc6-dev libseccomp-dev mmdebstrap nftables iproute2 openssh-client openssh-server busybox-static
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.PHONY: help
+help: ## show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+.PHONY: packages
+packages: ## install the Debian packages that are missing
+	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | sed -n 's/ install ok installed$$//p' \
+	  | sort - | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
+	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
+
+.PHONY: build
+build: packages $(KUBEWRIGHT) $(BUNDLE) ## build the command and the bundle
+
+SOURCES := $(shell find bootstrap cmd pki addons templates lab -name '*.go' -not -name '*_test.go' -o -name '*.tmpl') go.mod go.sum versions.go
+COMPONENTS := $(shell find cmd/kube cmd/pause cmd/unbundle bootstrap/bundle bootstrap/version -name '*.go' -not -name '*_test.go') go.mod go.sum
+
+$(KUBEWRIGHT): $(SOURCES)
+	go build -o $@ ./cmd/kubewright
+
+$(BUNDLE): $(COMPONENTS) | $(KUBEWRIGHT)
+	$(KUBEWRIGHT) bundle build --out $@
+
+.PHONY: up
+up: build ## make a lab of three hosts and a cluster on it
+	$(KUBEWRIGHT) lab create $(LAB) --hosts 3
+	$(KUBEWRIGHT) init -F $(STATE)/ssh_config --kubeconfig $(DEMO_KUBECONFIG) --name $(LAB) $(LAB)-1
+	$(KUBEWRIGHT) join -F $(STATE)/ssh_config --kubeconfig $(DEMO_KUBECONFIG) $(LAB)-2 $(LAB)-3
+	@$(KUBEWRIGHT) lab exec $(LAB) $(LAB)-1 -- /opt/kubewright/current/bin/kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o wide
+	@printf '\n%s\n' \
+	  'The cluster is up. Use it from here:' \
+	  '  ln -sf /opt/kubewright/current/bin/kubectl ... on any host, or from this machine:' \
+	  '  $(KUBEWRIGHT) status --kubeconfig $(DEMO_KUBECONFIG) -F $(STATE)/ssh_config' \
+	  '  $(KUBEWRIGHT) lab ssh $(LAB) $(LAB)-1' \
+	  'and take it down with: make down'
+
+.PHONY: down
+down: ## destroy the lab
+	$(KUBEWRIGHT) lab destroy $(LAB)
+
+.PHONY: lint
+lint: packages
+	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+
+.PHONY: test
+test: build lint ## unit tests, lint and the end-to-end suite on lab hosts
+	go test -count=1 $$(go list ./... | grep -v /e2e)
+	go test -count=1 -timeout 45m -v ./e2e
+
+.PHONY: bench
+bench: build ## bare hosts to three nodes Ready, three runs, split by step and host
+	go run ./e2e/bench

@@ -1,0 +1,239 @@
+// Package certs keeps a control-plane node's certificates and kubeconfigs as the
+// table of package pki says. Keys are made in the admin's memory and written
+// to the one host that needs them, nowhere else.
+package certs
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/pki"
+)
+
+const (
+	// Dir is kubeadm's folder for the certificates.
+	Dir = "/etc/kubernetes/pki"
+	// kubeconfigDir holds the kubeconfigs.
+	kubeconfigDir = "/etc/kubernetes"
+)
+
+// Material is what the rest of a run needs of the certificates.
+type Material struct {
+	CA         []byte // PEM of the cluster's authority
+	Authority  *x509.Certificate
+	Admin      pki.Pair // of the admin's kubeconfig
+	SuperAdmin pki.Pair // for what must be done before RBAC knows the admin
+}
+
+// String hides the keys.
+func (Material) String() string { return "certificates" }
+
+// Ensure has every authority, certificate and kubeconfig in place. What is
+// there and good stays, whatever its bytes are; an authority is never replaced.
+type Ensure struct {
+	Inputs  pki.Inputs
+	Server  string // https URL in the kubeconfigs
+	Cluster string // name in the kubeconfigs
+	// KubeletCert is where the kubelet keeps its certificate and renews it by itself.
+	KubeletCert string
+	Result      *plan.Value[Material]
+}
+
+var _ plan.Action[host.Reader, host.Host] = Ensure{}
+
+// output is a file or link to be written.
+type output struct {
+	path    string
+	content []byte
+	mode    fs.FileMode
+	target  string // of a link, which is only wished when it has to change
+}
+
+func (o output) standsIn(found map[string][]byte) bool {
+	have, ok := found[o.path]
+	return ok && o.target == "" && bytes.Equal(have, o.content)
+}
+
+func (e Ensure) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
+	found, err := e.read(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	outputs, made, err := e.complete(found)
+	if err != nil {
+		return nil, err
+	}
+	var diff plan.Diff
+	for _, o := range outputs {
+		if _, ok := found[o.path]; !ok {
+			diff = append(diff, plan.Change{Verb: plan.Create, Object: o.path})
+		} else if !o.standsIn(found) {
+			diff = append(diff, plan.Change{Verb: plan.Update, Object: o.path, Detail: "for " + strings.Join(made, ", ")})
+		}
+	}
+	return diff, nil
+}
+
+func (e Ensure) Apply(ctx context.Context, h host.Host) error {
+	found, err := e.read(ctx, h)
+	if err != nil {
+		return err
+	}
+	outputs, _, err := e.complete(found)
+	if err != nil {
+		return err
+	}
+	for _, o := range outputs {
+		if o.standsIn(found) {
+			continue
+		}
+		if o.target != "" {
+			err = h.Symlink(ctx, o.target, o.path)
+		} else {
+			err = h.WriteFile(ctx, o.path, bytes.NewReader(o.content), host.Meta{Mode: o.mode})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// read returns the content of every file that is there, by path.
+func (e Ensure) read(ctx context.Context, r host.Reader) (map[string][]byte, error) {
+	paths := []string{e.KubeletCert}
+	for _, name := range pki.FileNames() {
+		paths = append(paths, path.Join(Dir, name))
+	}
+	for _, c := range pki.Table(e.Inputs) {
+		if c.Kubeconfig != "" {
+			paths = append(paths, path.Join(kubeconfigDir, c.Kubeconfig))
+		}
+	}
+	contents := make([][]byte, len(paths))
+	reads, ctx := errgroup.WithContext(ctx)
+	for i, p := range paths {
+		reads.Go(func() error {
+			content, err := r.ReadFile(ctx, p)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			contents[i] = content
+			return err
+		})
+	}
+	if err := reads.Wait(); err != nil {
+		return nil, err
+	}
+	found := map[string][]byte{}
+	for i, p := range paths {
+		if contents[i] != nil {
+			found[p] = contents[i]
+		}
+	}
+	return found, nil
+}
+
+// complete makes what is missing, and returns everything as it should stand on
+// the host with the names of what was made. If nothing was, the result is set.
+func (e Ensure) complete(found map[string][]byte) ([]output, []string, error) {
+	files := map[string][]byte{}
+	for p, content := range found {
+		if name, ok := strings.CutPrefix(p, Dir+"/"); ok {
+			files[name] = content
+		}
+	}
+	bundle, err := pki.LoadBundle(files)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range pki.Table(e.Inputs) {
+		switch {
+		case c.Name == pki.Kubelet:
+			if joined, ok := found[e.KubeletCert]; ok {
+				bundle.Pairs[c.Name] = pki.Pair{Cert: joined, Key: joined}
+			}
+		case c.Kubeconfig != "":
+			if content, ok := found[path.Join(kubeconfigDir, c.Kubeconfig)]; ok {
+				bundle.Pairs[c.Name] = embedded(content)
+			}
+		}
+	}
+	made, err := bundle.Complete(e.Inputs, time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	outputs, err := e.outputs(bundle, slices.Contains(made, pki.Kubelet))
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(made) == 0 {
+		ca := bundle.Authorities[pki.CA]
+		e.Result.Set(Material{
+			CA: ca.Pair().Cert, Authority: ca.Cert,
+			Admin: bundle.Pairs[pki.Admin], SuperAdmin: bundle.Pairs[pki.SuperAdmin],
+		})
+	}
+	return outputs, made, nil
+}
+
+func (e Ensure) outputs(bundle *pki.Bundle, newKubelet bool) ([]output, error) {
+	var all []output
+	for _, f := range bundle.Files() {
+		mode := fs.FileMode(0o644)
+		if f.Private {
+			mode = 0o600
+		}
+		all = append(all, output{path: path.Join(Dir, f.Name), content: f.Content, mode: mode})
+	}
+	if newKubelet {
+		// The kubelet wants its current certificate to be a link, which it points
+		// to a new file when it renews.
+		first := path.Join(path.Dir(e.KubeletCert), "kubelet-client-kubewright.pem")
+		all = append(all,
+			output{path: first, content: bundle.Pairs[pki.Kubelet].Joined(), mode: 0o600},
+			output{path: e.KubeletCert, target: path.Base(first)})
+	}
+	ca := bundle.Authorities[pki.CA].Pair().Cert
+	for _, c := range pki.Table(e.Inputs) {
+		if c.Kubeconfig == "" {
+			continue
+		}
+		k := pki.Kubeconfig{Cluster: e.Cluster, User: c.CommonName, Server: e.Server, CA: ca}
+		if c.Name == pki.Kubelet {
+			k.ClientFile = e.KubeletCert
+		} else {
+			k.Client = bundle.Pairs[c.Name]
+		}
+		content, err := k.Render()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, output{path: path.Join(kubeconfigDir, c.Kubeconfig), content: content, mode: 0o600})
+	}
+	return all, nil
+}
+
+// embedded returns the credentials in a kubeconfig that has one user, an empty
+// pair if it cannot be read: then it is made anew.
+func embedded(content []byte) pki.Pair {
+	cfg, err := clientcmd.Load(content)
+	if err != nil || len(cfg.AuthInfos) != 1 {
+		return pki.Pair{}
+	}
+	user := slices.Collect(maps.Values(cfg.AuthInfos))[0]
+	return pki.Pair{Cert: user.ClientCertificateData, Key: pki.Secret(user.ClientKeyData)}
+}

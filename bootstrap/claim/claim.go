@@ -1,0 +1,164 @@
+// Package claim marks a host as a cluster's own, before anything else is changed
+// on it, and keeps what a reset has to put back.
+package claim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+)
+
+const (
+	// Dir holds what kubewright knows about the host.
+	Dir = "/var/lib/kubewright"
+	// File is the claim.
+	File = Dir + "/host.json"
+)
+
+// Claim says which cluster a host belongs to, and how it was before.
+type Claim struct {
+	ClusterID string `json:"clusterID"` // random, made at init
+	Cluster   string `json:"cluster"`   // name
+	Role      string `json:"role"`
+	Node      string `json:"node"`
+	Before    Before `json:"before"`
+}
+
+// Before is what stood on the host when it was claimed.
+type Before struct {
+	// Paths that existed, of those that a node uses; with "empty" or "kept" for
+	// a directory without and with content, "file" for anything else.
+	Paths map[string]string `json:"paths"`
+	// Settings are kernel settings by their path below /proc/sys.
+	Settings map[string]string `json:"settings"`
+	// Routes, nftables tables and interfaces need no record: ours have names of their own.
+}
+
+// foreign names the traces of other installers, and the way to remove them.
+var foreign = []struct{ path, who, remedy string }{
+	{"/etc/rancher", "k3s or RKE2", "run its uninstall script (k3s-uninstall.sh, rke2-uninstall.sh)"},
+	{"/etc/k0s", "k0s", "run `k0s stop && k0s reset`"},
+	{"/var/snap/microk8s", "MicroK8s", "run `snap remove --purge microk8s`"},
+	{"/etc/kubernetes/kubelet.conf", "kubeadm or another installer", "run `kubeadm reset`, or remove /etc/kubernetes"},
+	{"/etc/kubernetes/manifests/kube-apiserver.yaml", "kubeadm or another installer", "run `kubeadm reset`, or remove /etc/kubernetes"},
+	{"/etc/kubernetes/pki/ca.crt", "kubeadm or another installer", "run `kubeadm reset`, or remove /etc/kubernetes"},
+}
+
+// Read returns the host's claim, nil if it has none.
+func Read(ctx context.Context, r host.Reader) (*Claim, error) {
+	content, err := r.ReadFile(ctx, File)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var c Claim
+	if err := json.Unmarshal(content, &c); err != nil {
+		return nil, fmt.Errorf("%s: %w", File, err)
+	}
+	return &c, nil
+}
+
+// Take claims a host for a cluster, or refuses with fault.HostTaken.
+type Take struct {
+	ClusterID string
+	Cluster   string
+	Role      string
+	Node      string
+	Paths     []string // whose state is to be recorded
+	Settings  []string // likewise, below /proc/sys
+}
+
+var _ plan.Action[host.Reader, host.Host] = Take{}
+
+func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
+	have, err := Read(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if have != nil {
+		if have.ClusterID != t.ClusterID || have.Role != t.Role || have.Node != t.Node {
+			return nil, fault.New(fault.HostTaken,
+				"run `kubewright reset "+r.Name()+"` first, if that cluster no longer needs this host",
+				"the host is already %s %s of cluster %s (id %s)", have.Role, have.Node, have.Cluster, have.ClusterID)
+		}
+		return nil, nil
+	}
+	if err := refuseForeign(ctx, r); err != nil {
+		return nil, err
+	}
+	return plan.Diff{{Verb: plan.Create, Object: File, Detail: "claim for cluster " + t.Cluster}}, nil
+}
+
+func refuseForeign(ctx context.Context, r host.Reader) error {
+	paths := make([]string, len(foreign))
+	for i, f := range foreign {
+		paths[i] = f.path
+	}
+	found, err := r.Stat(ctx, paths...)
+	if err != nil {
+		return err
+	}
+	for i, f := range found {
+		if f.Exists {
+			return fault.New(fault.HostTaken, foreign[i].remedy+", then run the same command again",
+				"the host is already in a cluster made by %s: %s exists", foreign[i].who, f.Path)
+		}
+	}
+	return nil
+}
+
+func (t Take) Apply(ctx context.Context, h host.Host) error {
+	before, err := observe(ctx, h, t.Paths, t.Settings)
+	if err != nil {
+		return err
+	}
+	content, err := json.MarshalIndent(Claim{
+		ClusterID: t.ClusterID, Cluster: t.Cluster, Role: t.Role, Node: t.Node, Before: before,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return h.WriteFile(ctx, File, bytes.NewReader(append(content, '\n')), host.Meta{Mode: 0o600})
+}
+
+func observe(ctx context.Context, r host.Reader, paths, settings []string) (Before, error) {
+	before := Before{Paths: map[string]string{}, Settings: map[string]string{}}
+	found, err := r.Stat(ctx, paths...)
+	if err != nil {
+		return before, err
+	}
+	for _, f := range found {
+		switch {
+		case !f.Exists:
+		case f.Mode.IsDir():
+			names, err := r.ReadDir(ctx, f.Path)
+			if err != nil {
+				return before, err
+			}
+			before.Paths[f.Path] = "kept"
+			if len(names) == 0 {
+				before.Paths[f.Path] = "empty"
+			}
+		default:
+			before.Paths[f.Path] = "file"
+		}
+	}
+	for _, s := range settings {
+		value, err := r.ReadFile(ctx, path.Join("/proc/sys", s))
+		if err == nil { // a setting whose module is not loaded has no value to put back
+			before.Settings[s] = strings.TrimSpace(string(value))
+		}
+	}
+	return before, nil
+}

@@ -1,0 +1,69 @@
+// Package etcd has the cluster's one source of truth: its unit on a control-plane node.
+package etcd
+
+import (
+	"net/netip"
+
+	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/systemd"
+)
+
+const (
+	// Unit is the name of its service.
+	Unit = "etcd.service"
+	// DataDir holds the cluster's data.
+	DataDir = "/var/lib/etcd"
+	// ClientPort and PeerPort are where it serves.
+	ClientPort = "2379"
+	PeerPort   = "2380"
+)
+
+// Inputs are what it depends on.
+type Inputs struct {
+	NodeName  string
+	Address   netip.Addr
+	PKI       string // folder of its certificates: ca.crt, server.crt, peer.crt and keys
+	ExtraArgs map[string]string
+}
+
+// Service is its unit.
+func Service(in Inputs) systemd.Service {
+	url := func(host, port string) string { return "https://" + host + ":" + port }
+	self := in.Address.String()
+	flags := map[string]string{
+		"name":                           in.NodeName,
+		"data-dir":                       DataDir,
+		"listen-client-urls":             url("127.0.0.1", ClientPort) + "," + url(self, ClientPort),
+		"advertise-client-urls":          url(self, ClientPort),
+		"listen-peer-urls":               url(self, PeerPort),
+		"initial-advertise-peer-urls":    url(self, PeerPort),
+		"initial-cluster":                in.NodeName + "=" + url(self, PeerPort),
+		"initial-cluster-state":          "new",
+		"listen-metrics-urls":            "http://127.0.0.1:2381",
+		"client-cert-auth":               "true",
+		"cert-file":                      in.PKI + "/server.crt",
+		"key-file":                       in.PKI + "/server.key",
+		"trusted-ca-file":                in.PKI + "/ca.crt",
+		"peer-client-cert-auth":          "true",
+		"peer-cert-file":                 in.PKI + "/peer.crt",
+		"peer-key-file":                  in.PKI + "/peer.key",
+		"peer-trusted-ca-file":           in.PKI + "/ca.crt",
+		"snapshot-count":                 "10000",
+		"watch-progress-notify-interval": "5s",
+	}
+	return systemd.Service{
+		Name:        Unit,
+		Description: "etcd: the cluster's data",
+		Doc:         "https://etcd.io/docs/",
+		After:       []string{"network-online.target"},
+		Type:        "notify",
+		Exec:        append([]string{install.Bin("etcd")}, systemd.Flags(flags, in.ExtraArgs)...),
+		Inputs:      []string{in.PKI + "/ca.crt", in.PKI + "/server.crt", in.PKI + "/peer.crt", install.Current},
+		Options: map[string]string{
+			"LimitNOFILE":     "65536",
+			"ProtectHome":     "yes",
+			"PrivateTmp":      "yes",
+			"NoNewPrivileges": "yes",
+		},
+	}
+}

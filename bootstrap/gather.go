@@ -1,0 +1,106 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/claim"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/kubelet"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+)
+
+// Connection is a host that was reached, with the address it was reached at.
+type Connection struct {
+	host.Host
+	Reached netip.Addr // the host's own end, invalid if it is unknown or translated on the way
+}
+
+// Connect reaches all hosts and looks at them, at once. Every host that cannot be used is told.
+func Connect(ctx context.Context, hosts []spec.Host, dial func(context.Context, spec.Host) (Connection, error)) ([]Target, error) {
+	targets := make([]Target, len(hosts))
+	faults := make([]error, len(hosts))
+	var all sync.WaitGroup
+	for i, h := range hosts {
+		all.Go(func() {
+			conn, err := dial(ctx, h)
+			if err != nil {
+				faults[i] = fault.At(h.Name, "connect", err)
+				return
+			}
+			targets[i], err = look(ctx, h, conn)
+			if err != nil {
+				faults[i] = fault.At(h.Name, "gather-facts", err)
+			}
+		})
+	}
+	all.Wait()
+	return targets, errors.Join(faults...)
+}
+
+// look gathers what planning must know of a host.
+func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
+	t := Target{Wish: h, Host: conn.Host, Reached: conn.Reached}
+	var err error
+	if t.Facts, err = host.Gather(ctx, conn.Host); err != nil {
+		return t, err
+	}
+	if t.Claim, err = claim.Read(ctx, conn.Host); err != nil || t.Claim == nil {
+		return t, err
+	}
+	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt")
+	if err != nil {
+		return t, err
+	}
+	if found[0].Exists && found[1].Exists {
+		ca, err := conn.ReadFile(ctx, found[1].Path)
+		if err != nil {
+			return t, err
+		}
+		trouble, err := kubelet.CertificateTrouble(ctx, conn.Host, ca)
+		t.Member = err == nil && trouble == ""
+	}
+	return t, nil
+}
+
+// tools are programs of the host's own that a node cannot do without, with the
+// Debian package that has each.
+var tools = []struct{ name, pkg, why string }{
+	{"nft", "nftables", "kube-proxy makes Services with it"},
+	{"ip", "iproute2", "the service range needs a route"},
+	{"mount", "mount", "the kubelet mounts volumes with it"},
+	{"sysctl", "procps", "kernel settings are made with it"},
+}
+
+// Suitable refuses hosts on which a node could not run, naming all that is wrong with each.
+func Suitable(targets []Target, arch string) error {
+	var faults []error
+	refuse := func(t Target, remedy, format string, args ...any) {
+		f := fault.New(fault.HostUnsuitable, remedy, format, args...)
+		f.Host, f.Step = t.Wish.Name, "preflight"
+		faults = append(faults, f)
+	}
+	for _, t := range targets {
+		if t.Facts.Arch != arch {
+			f := fault.New(fault.BundleRefused, "use a bundle for "+t.Facts.Arch,
+				"the bundle is for %s, the host is %s", arch, t.Facts.Arch)
+			f.Host, f.Step = t.Wish.Name, "preflight"
+			faults = append(faults, f)
+		}
+		for _, tool := range tools {
+			if t.Facts.Tool(tool.name) == "" {
+				refuse(t, fmt.Sprintf("install it on the host (apt-get install %s), then run the same command again", tool.pkg),
+					"the host has no %s: %s", tool.name, tool.why)
+			}
+		}
+		if t.Facts.Swap {
+			refuse(t, "turn it off (swapoff -a, and remove it from /etc/fstab)", "swap is on: the kubelet would not start")
+		}
+	}
+	return errors.Join(faults...)
+}

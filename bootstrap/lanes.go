@@ -1,0 +1,294 @@
+package bootstrap
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubewright/kubewright/bootstrap/bundle"
+	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/claim"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/containerd"
+	"github.com/kubewright/kubewright/bootstrap/controlplane"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/file"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/kernel"
+	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
+	"github.com/kubewright/kubewright/bootstrap/kubelet"
+	"github.com/kubewright/kubewright/bootstrap/kubeproxy"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/systemd"
+	"github.com/kubewright/kubewright/pki"
+	"github.com/kubewright/kubewright/templates"
+)
+
+// The kinds of step, by what they observe and change.
+type (
+	hostReader  = host.Reader
+	hostWriter  = host.Host
+	hostTold    = told[host.Reader, host.Host]
+	clusterTold = told[cluster.Reader, cluster.Writer]
+	hostStep    = plan.Step[host.Reader, host.Host]
+	clusterStep = plan.Step[cluster.Reader, cluster.Writer]
+	localStep   = plan.Step[kubeconfig.Local, kubeconfig.Local]
+)
+
+// Names of the lanes that are no host's.
+const (
+	clusterLane = "cluster"
+	localLane   = "workstation"
+)
+
+// shared is what the lanes of one cluster have in common.
+type shared struct {
+	*spec.Cluster
+	id     string
+	bundle *bundle.Bundle
+	server string // URL of the API server
+	token  cluster.Token
+	// upstreamDNS tells that the hosts have a resolver of their own.
+	upstreamDNS bool
+
+	ca         *plan.Value[[]byte]         // PEM
+	access     *plan.Value[cluster.Access] // of the installer itself
+	started    *plan.Value[bool]           // the control plane's units run as they should
+	apiUp      *plan.Value[bool]
+	tokenValid *plan.Value[bool]
+}
+
+func step(name, doc string, do plan.Action[host.Reader, host.Host]) hostStep {
+	return hostStep{Name: name, Doc: doc, Do: do}
+}
+
+func apiURL(a netip.Addr, port int) string {
+	return "https://" + netip.AddrPortFrom(a, uint16(port)).String()
+}
+
+// hostSteps begin the lane of every node.
+func hostSteps(c *shared, n Node, role spec.Role) []hostStep {
+	return []hostStep{
+		step("host/claim", "mark the host as this cluster's, and keep what a reset puts back", claim.Take{
+			ClusterID: c.id, Cluster: c.Name, Role: string(role), Node: n.Name,
+			Paths: UsedPaths(), Settings: kernel.Settings(),
+		}),
+		step("bundle/upload", "the component binaries", install.Upload{Bundle: c.bundle}),
+		step("bundle/use", "make them the version in use", file.Put{Files: []file.Wish{
+			{Path: install.Current, Target: c.bundle.Name()}}}),
+		step("kernel/configure", "modules and settings that pods need", kernel.Configure{}),
+	}
+}
+
+// runtimeSteps give a node its container runtime.
+func runtimeSteps(c *shared, n Node) []hostStep {
+	images := c.bundle.Images()
+	return []hostStep{
+		step("containerd/configure", "the container runtime's configuration", containerd.Config(containerd.Inputs{
+			PauseImage: images[0].Ref, SystemdCgroup: true, MayLowerOOM: n.Facts.CapSysResource,
+		})),
+		step("containerd/start", "the container runtime", systemd.Run{Services: []systemd.Service{containerd.Service()}}),
+		step("containerd/import-images", "the bundle's container images", containerd.Import{Images: images}),
+	}
+}
+
+// nodeSteps end the cluster's lane: what the nodes are called and get, and that they are ready.
+func nodeSteps(c *shared, nodes []Node) []clusterStep {
+	metas := make([]cluster.NodeMeta, len(nodes))
+	names := make([]string, len(nodes))
+	for i, n := range nodes {
+		names[i] = n.Name
+		metas[i] = c.nodeMeta(n)
+	}
+	steps := []clusterStep{
+		{Name: "node/set-metadata", Doc: "roles, labels and taints of the nodes", Do: cluster.NodeMetas{Nodes: metas}},
+	}
+	if c.Network.Backend != spec.NoNet { // without a pod network no node gets ready
+		steps = append(steps, clusterStep{Name: "node/wait-ready", Doc: "wait until the nodes are ready", Wait: true,
+			Do: cluster.NodesReady{Nodes: names}})
+	}
+	return steps
+}
+
+const (
+	roleLabel       = "node-role.kubernetes.io/"
+	controlPlaneKey = roleLabel + "control-plane"
+	// hostAnnotation remembers by which name SSH reaches a node's host.
+	hostAnnotation = "kubewright.dev/host"
+)
+
+func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
+	labels := maps.Clone(n.Wish.Labels)
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[roleLabel+string(n.Wish.Role)] = ""
+	m := cluster.NodeMeta{Node: n.Name, Labels: labels, Annotations: map[string]string{hostAnnotation: n.Wish.Name}}
+	for _, t := range c.taints(n) {
+		m.Taints = append(m.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
+	}
+	if n.Wish.Role == spec.ControlPlaneRole && c.ControlPlane.Schedulable {
+		m.Without = []corev1.Taint{{Key: controlPlaneKey, Effect: corev1.TaintEffectNoSchedule}}
+	}
+	return m
+}
+
+// taints are the wished ones, and that of a control-plane node which ordinary pods avoid.
+func (c *shared) taints(n Node) []spec.Taint {
+	var taints []spec.Taint
+	if n.Wish.Role == spec.ControlPlaneRole && !c.ControlPlane.Schedulable {
+		taints = append(taints, spec.Taint{Key: controlPlaneKey, Effect: spec.NoSchedule})
+	}
+	return append(taints, n.Wish.Taints...)
+}
+
+func (c *shared) pki(n Node) pki.Inputs {
+	return pki.Inputs{
+		Node: n.Name, Address: n.Address, ServiceIP: c.Network.KubernetesIP(),
+		DNSDomain: c.Network.DNSDomain, ExtraSANs: c.APIServer.ExtraSANs,
+	}
+}
+
+func (c *shared) etcd(n Node) etcd.Inputs {
+	return etcd.Inputs{NodeName: n.Name, Address: n.Address, PKI: certs.Dir + "/etcd", ExtraArgs: c.Etcd.ExtraArgs}
+}
+
+func (c *shared) controlPlane(n Node) controlplane.Inputs {
+	return controlplane.Inputs{
+		Address: n.Address, Port: c.APIServer.Port,
+		PodCIDR: c.Network.PodCIDR, ServiceCIDR: c.Network.ServiceCIDR, Domain: c.Network.DNSDomain,
+		PKI: certs.Dir, ClusterName: c.Name,
+		APIServerArgs:         c.APIServer.ExtraArgs,
+		ControllerManagerArgs: c.ControllerManager.ExtraArgs,
+		SchedulerArgs:         c.Scheduler.ExtraArgs,
+	}
+}
+
+func (c *shared) kubelet(n Node, role spec.Role) kubelet.Inputs {
+	in := kubelet.Inputs{
+		NodeName: n.Name, Address: n.Address,
+		ClusterDNS: c.Network.DNSIP(), ClusterDomain: c.Network.DNSDomain, ResolvConf: n.Facts.ResolvConf(),
+		ClientCAFile: certs.Dir + "/ca.crt",
+		Socket:       containerd.Socket, Runtime: containerd.Unit, SystemdCgroup: true,
+		CgroupV2: n.Facts.CgroupV2, MayLowerOOM: n.Facts.CapSysResource,
+		ReadOnlyPort: c.Kubelet.ReadOnlyPort,
+		ExtraArgs:    c.Kubelet.ExtraArgs,
+		Labels:       ownLabels(n.Wish.Labels),
+	}
+	for _, t := range c.taints(n) {
+		in.Taints = append(in.Taints, templates.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)})
+	}
+	return in
+}
+
+// ownLabels are those that a node may give itself when it registers; the others
+// are set through the API.
+func ownLabels(all map[string]string) map[string]string {
+	own := maps.Clone(all)
+	maps.DeleteFunc(own, func(k, _ string) bool {
+		domain, _, _ := strings.Cut(k, "/")
+		return slices.ContainsFunc([]string{"kubernetes.io", "k8s.io"}, func(reserved string) bool {
+			return domain == reserved || strings.HasSuffix(domain, "."+reserved)
+		})
+	})
+	return own
+}
+
+func (c *shared) kubeproxy(n Node) kubeproxy.Inputs {
+	return kubeproxy.Inputs{
+		NodeName: n.Name, Address: n.Address, Interface: n.Interface,
+		PodCIDR: c.Network.PodCIDR, ServiceCIDR: c.Network.ServiceCIDR,
+		Kubeconfig: kubelet.Kubeconfig, Kubelet: kubelet.Unit,
+		KeepConntrack: n.Facts.ConntrackMaxFixed,
+		ExtraArgs:     c.KubeProxy.ExtraArgs,
+	}
+}
+
+// agentFiles are the configuration files of the kubelet and of kube-proxy.
+func (c *shared) agentFiles(_ Node, agent kubelet.Inputs, proxy kubeproxy.Inputs) file.Put {
+	return file.Put{Files: slices.Concat(kubelet.Config(agent).Files, kubeproxy.Config(proxy).Files)}
+}
+
+// agents are the units of the kubelet and, if given, of kube-proxy.
+func (c *shared) agents(n Node, agent kubelet.Inputs, proxy ...kubeproxy.Inputs) systemd.Run {
+	run := systemd.Run{Services: []systemd.Service{kubelet.Service(agent, n.Facts.Tool("nft"))}}
+	for _, p := range proxy {
+		run.Services = append(run.Services, kubeproxy.Service(p, n.Facts.Tool("ip")))
+	}
+	return run
+}
+
+// told is an action that tells other lanes when its work is done.
+type told[R, W any] struct {
+	plan.Action[R, W]
+	done *plan.Value[bool]
+}
+
+func (a told[R, W]) Check(ctx context.Context, r R) (plan.Diff, error) {
+	diff, err := a.Action.Check(ctx, r)
+	if err == nil && len(diff) == 0 {
+		a.done.Set(true)
+	}
+	return diff, err
+}
+
+// issue makes the certificates and tells the other lanes what they need of them.
+type issue struct {
+	certs.Ensure
+	ca           *plan.Value[[]byte]
+	super, admin *plan.Value[cluster.Access]
+}
+
+func (a issue) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
+	diff, err := a.Ensure.Check(ctx, r)
+	if err != nil || len(diff) > 0 {
+		return diff, err
+	}
+	m := a.Result.Get()
+	a.ca.Set(m.CA)
+	a.super.Set(cluster.Access{Server: a.Server, CA: m.CA, Cert: m.SuperAdmin.Cert, Key: m.SuperAdmin.Key})
+	a.admin.Set(cluster.Access{Server: a.Server, CA: m.CA, Cert: m.Admin.Cert, Key: m.Admin.Key})
+	return nil, nil
+}
+
+// memberFiles are a worker's share of the credentials: the authority, or the
+// kubeconfig that names the certificate which its kubelet renews.
+type memberFiles struct {
+	ca         *plan.Value[[]byte]
+	kubeconfig bool
+	server     string
+	cluster    string
+	node       string
+}
+
+func (a memberFiles) put() (file.Put, error) {
+	if !a.kubeconfig {
+		return file.Put{Files: []file.Wish{{Path: certs.Dir + "/ca.crt", Mode: 0o644, Content: a.ca.Get()}}}, nil
+	}
+	content, err := pki.Kubeconfig{
+		Cluster: a.cluster, User: "system:node:" + a.node, Server: a.server, CA: a.ca.Get(), ClientFile: kubelet.ClientCert,
+	}.Render()
+	return file.Put{Files: []file.Wish{{Path: kubelet.Kubeconfig, Mode: 0o600, Content: content}}}, err
+}
+
+func (a memberFiles) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
+	put, err := a.put()
+	if err != nil {
+		return nil, err
+	}
+	return put.Check(ctx, r)
+}
+
+func (a memberFiles) Apply(ctx context.Context, h host.Host) error {
+	put, err := a.put()
+	if err != nil {
+		return err
+	}
+	return put.Apply(ctx, h)
+}

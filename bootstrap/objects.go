@@ -1,0 +1,45 @@
+package bootstrap
+
+import (
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/kubewright/kubewright/addons"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/pki"
+)
+
+// clusterObjects are the API objects of a new cluster: the addons and its record.
+func clusterObjects(c *shared) ([]*unstructured.Unstructured, error) {
+	in := addons.Inputs{
+		PauseImage: c.bundle.Images()[0].Ref,
+		BinDir:     install.BinDir,
+		Server:     c.server,
+		PodCIDR:    c.Network.PodCIDR, Backend: string(c.Network.Backend),
+		DNSIP: c.Network.DNSIP(), DNSDomain: c.Network.DNSDomain, UpstreamDNS: c.upstreamDNS,
+		AdminGroup: pki.AdminGroup, KubeletUser: pki.KubeletClientUser, JoiningGroup: cluster.BootstrapGroup,
+	}
+	var objects []*unstructured.Unstructured
+	for _, a := range addons.All() {
+		if a == addons.Overlay && c.Network.Backend == spec.NoNet {
+			continue // the admin brings another pod network
+		}
+		of, err := a.Objects(in)
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, of...)
+	}
+	text, err := spec.Marshal(c.Cluster)
+	if err != nil {
+		return nil, fmt.Errorf("the cluster's record: %w", err)
+	}
+	record, err := cluster.Record{Name: c.Name, ID: c.id, Spec: string(text), Bundle: c.bundle.Name()}.Object()
+	if err != nil {
+		return nil, err
+	}
+	return append(objects, record), nil
+}

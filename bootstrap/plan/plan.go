@@ -1,0 +1,178 @@
+// Package plan is the engine: it runs lists of small idempotent steps, one list
+// (a lane) per host and one for the cluster, all lanes at once. A step first
+// checks, then applies only what differs, then checks again. Lanes meet only
+// through write-once cells, and a plan that would wait for ever is refused
+// before it starts. The package knows nothing of Kubernetes, nor of SSH.
+package plan
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Verb is what happens to the object of a change.
+type Verb string
+
+const (
+	Create Verb = "create"
+	Update Verb = "update"
+	Delete Verb = "delete"
+	Start  Verb = "start"
+	Stop   Verb = "stop"
+	Await  Verb = "await" // nothing is changed, only waited for
+)
+
+// Change is one difference between what is and what is wished.
+type Change struct {
+	Verb   Verb   `json:"verb"`
+	Object string `json:"object"`           // a path, a unit, kind/namespace/name, ...
+	Detail string `json:"detail,omitempty"` // why, or how it differs; never holds a secret
+}
+
+func (c Change) String() string {
+	s := string(c.Verb) + " " + c.Object
+	if c.Detail != "" {
+		s += " (" + c.Detail + ")"
+	}
+	return s
+}
+
+// Diff is all that a step would change; an empty one means that it is done.
+type Diff []Change
+
+func (d Diff) String() string {
+	lines := make([]string, len(d))
+	for i, c := range d {
+		lines[i] = c.String()
+	}
+	return strings.Join(lines, ", ")
+}
+
+// Action is the work of a step, as plain data. R is what it may observe, W what
+// it may change.
+type Action[R, W any] interface {
+	// Check says what Apply would change, and changes nothing.
+	Check(ctx context.Context, r R) (Diff, error)
+	// Apply makes it so. It may be called again after it was interrupted anywhere.
+	Apply(ctx context.Context, w W) error
+}
+
+// Step is a named action in a lane.
+type Step[R, W any] struct {
+	Name    string        // component/verb-object, unique in its lane
+	Doc     string        // one line for people
+	Needs   []Cell        // set by steps of any lane before this one begins
+	Sets    []Cell        // set by this step's Check or Apply at the latest when it is done
+	Wait    bool          // only waits: may be cancelled at any time without harm
+	Timeout time.Duration // of Apply; 0: DefaultTimeout
+	Do      Action[R, W]
+}
+
+// DefaultTimeout bounds the Apply of a step that names no other.
+const DefaultTimeout = 5 * time.Minute
+
+// Lane is an ordered list of steps on one target.
+type Lane struct {
+	Name  string
+	steps []step
+}
+
+// step is a Step bound to its target.
+type step struct {
+	name, doc string
+	needs     []Cell
+	sets      []Cell
+	wait      bool
+	timeout   time.Duration
+	check     func(context.Context) (Diff, error)
+	apply     func(context.Context) error
+}
+
+// NewLane binds steps to the target that they observe through r and change through w.
+func NewLane[R, W any](name string, r R, w W, steps ...Step[R, W]) Lane {
+	lane := Lane{Name: name, steps: make([]step, len(steps))}
+	for i, s := range steps {
+		lane.steps[i] = step{
+			name: s.Name, doc: s.Doc, needs: s.Needs, sets: s.Sets, wait: s.Wait, timeout: s.Timeout,
+			check: func(ctx context.Context) (Diff, error) { return s.Do.Check(ctx, r) },
+			apply: func(ctx context.Context) error { return s.Do.Apply(ctx, w) },
+		}
+		if s.Timeout == 0 {
+			lane.steps[i].timeout = DefaultTimeout
+		}
+	}
+	return lane
+}
+
+// Steps names the lane's steps in order.
+func (l Lane) Steps() []string {
+	names := make([]string, len(l.steps))
+	for i, s := range l.steps {
+		names[i] = s.name
+	}
+	return names
+}
+
+// Validate refuses lanes that cannot run to their end: a step name twice in a
+// lane, a cell that no step sets or two steps set, or steps that wait for each other.
+func Validate(lanes ...Lane) error {
+	setBy := map[Cell]string{}
+	laneNames := map[string]bool{}
+	for _, l := range lanes {
+		if laneNames[l.Name] {
+			return fmt.Errorf("plan: two lanes are named %s", l.Name)
+		}
+		laneNames[l.Name] = true
+		names := map[string]bool{}
+		for _, s := range l.steps {
+			if names[s.name] {
+				return fmt.Errorf("plan: lane %s has two steps %s", l.Name, s.name)
+			}
+			names[s.name] = true
+			for _, c := range s.sets {
+				if other, ok := setBy[c]; ok {
+					return fmt.Errorf("plan: %s is set by both %s and %s of lane %s", c.Name(), other, s.name, l.Name)
+				}
+				setBy[c] = s.name
+			}
+		}
+	}
+	// Walk all lanes as far as their cells allow: what is left waits for ever.
+	set := map[Cell]bool{}
+	at := make([]int, len(lanes))
+	for moved := true; moved; {
+		moved = false
+		for i, l := range lanes {
+			for at[i] < len(l.steps) && ready(l.steps[at[i]], set) {
+				for _, c := range l.steps[at[i]].sets {
+					set[c] = true
+				}
+				at[i]++
+				moved = true
+			}
+		}
+	}
+	for i, l := range lanes {
+		if at[i] == len(l.steps) {
+			continue
+		}
+		s := l.steps[at[i]]
+		for _, c := range s.needs {
+			if !set[c] && !c.isSet() {
+				return fmt.Errorf("plan: lane %s: %s would wait for %s for ever", l.Name, s.name, c.Name())
+			}
+		}
+	}
+	return nil
+}
+
+func ready(s step, set map[Cell]bool) bool {
+	for _, c := range s.needs {
+		if !set[c] && !c.isSet() {
+			return false
+		}
+	}
+	return true
+}

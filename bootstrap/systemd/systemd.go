@@ -1,0 +1,267 @@
+// Package systemd is the action on units: their files, whether they start at
+// boot, and that they run with what is on the disk now.
+package systemd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/unit"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+)
+
+// Dir is where unit files are written.
+const Dir = "/etc/systemd/system"
+
+// Service is a unit as it should be: written, enabled and running.
+type Service struct {
+	Name        string   // with .service
+	Description string   // one line
+	Doc         string   // URL or man page
+	After       []string // units to be started before it
+	Requires    []string // units without which it makes no sense
+	Type        string   // simple, notify, oneshot
+	Exec        []string // command line
+	ExecPre     [][]string
+	ExecStop    []string // of a oneshot: how it is undone
+	Environment map[string]string
+	Options     map[string]string // further settings of [Service]
+	// Inputs are the files that it reads at start: a service that runs since
+	// before one of them changed is restarted.
+	Inputs []string
+}
+
+// File is the unit's content.
+func (s Service) File() []byte {
+	opts := []*unit.UnitOption{unit.NewUnitOption("Unit", "Description", s.Description)}
+	add := func(section, name, value string) {
+		if value != "" {
+			opts = append(opts, unit.NewUnitOption(section, name, value))
+		}
+	}
+	add("Unit", "Documentation", s.Doc)
+	add("Unit", "After", strings.Join(s.After, " "))
+	add("Unit", "Requires", strings.Join(s.Requires, " "))
+	add("Unit", "StartLimitIntervalSec", "0")
+	add("Service", "Type", s.Type)
+	for _, k := range slices.Sorted(maps.Keys(s.Environment)) {
+		add("Service", "Environment", quote(k+"="+s.Environment[k]))
+	}
+	for _, pre := range s.ExecPre {
+		add("Service", "ExecStartPre", commandLine(pre))
+	}
+	add("Service", "ExecStart", commandLine(s.Exec))
+	add("Service", "ExecStop", commandLine(s.ExecStop))
+	if s.Type == "oneshot" {
+		add("Service", "RemainAfterExit", "yes")
+	} else {
+		add("Service", "Restart", "always")
+		add("Service", "RestartSec", "1s")
+	}
+	for _, k := range slices.Sorted(maps.Keys(s.Options)) {
+		add("Service", k, s.Options[k])
+	}
+	add("Install", "WantedBy", "multi-user.target")
+	content, err := io.ReadAll(unit.Serialize(opts))
+	if err != nil {
+		panic(err) // reads from memory
+	}
+	return content
+}
+
+// commandLine writes an argument a line, as people read and diff it best.
+func commandLine(argv []string) string {
+	words := make([]string, len(argv))
+	for i, a := range argv {
+		words[i] = quote(a)
+	}
+	return strings.Join(words, " \\\n  ")
+}
+
+// quote protects a word from systemd's own unquoting, specifiers and variables.
+func quote(word string) string {
+	word = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `%`, `%%`, `$`, `$$`, "\n", `\n`).Replace(word)
+	if word == "" || strings.ContainsAny(word, " \t;'\"") {
+		return `"` + word + `"`
+	}
+	return word
+}
+
+// Flags renders a component's flags in order, extra ones replacing those of the same name.
+func Flags(own, extra map[string]string) []string {
+	all := maps.Clone(own)
+	maps.Copy(all, extra)
+	args := make([]string, 0, len(all))
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		args = append(args, "--"+k+"="+all[k])
+	}
+	return args
+}
+
+// Run has services written, enabled and running with the current state of their inputs.
+type Run struct {
+	Services []Service
+}
+
+var _ plan.Action[host.Reader, host.Host] = Run{}
+
+// state of one service against its wish.
+type state struct {
+	write, enable, restart, start bool
+}
+
+func (a Run) compare(ctx context.Context, r host.Reader) ([]state, plan.Diff, error) {
+	names := make([]string, len(a.Services))
+	var paths []string
+	for i, s := range a.Services {
+		names[i] = s.Name
+		paths = append(append(paths, path.Join(Dir, s.Name)), s.Inputs...)
+	}
+	units, err := r.Units(ctx, names...)
+	if err != nil {
+		return nil, nil, err
+	}
+	files, err := r.Stat(ctx, paths...)
+	if err != nil {
+		return nil, nil, err
+	}
+	states := make([]state, len(a.Services))
+	var diff plan.Diff
+	for i, s := range a.Services {
+		st, u := &states[i], units[i]
+		file, inputs := files[0], files[1:1+len(s.Inputs)]
+		files = files[1+len(s.Inputs):]
+
+		want := s.File()
+		if file.Exists && file.Mode.IsRegular() && file.Size == int64(len(want)) {
+			have, err := r.ReadFile(ctx, file.Path)
+			if err != nil {
+				return nil, nil, err
+			}
+			st.write = !bytes.Equal(have, want)
+		} else {
+			st.write = true
+		}
+		switch {
+		case !file.Exists:
+			diff = append(diff, plan.Change{Verb: plan.Create, Object: file.Path})
+		case st.write:
+			diff = append(diff, plan.Change{Verb: plan.Update, Object: file.Path, Detail: "content"})
+		}
+		if u.File != "enabled" {
+			st.enable = true
+			diff = append(diff, plan.Change{Verb: plan.Update, Object: s.Name, Detail: "enable at boot"})
+		}
+		switch {
+		case u.Active != "active":
+			st.start = true
+			detail := u.Active
+			if u.Load != "loaded" {
+				detail = u.Load
+			}
+			diff = append(diff, plan.Change{Verb: plan.Start, Object: s.Name, Detail: detail})
+		case st.write || u.Stale:
+			st.restart = true
+		default:
+			for _, in := range slices.Concat(inputs, []host.File{file}) {
+				if in.Exists && in.ModTime.After(u.Started) {
+					st.restart = true
+					diff = append(diff, plan.Change{Verb: plan.Start, Object: s.Name, Detail: "restart: " + in.Path + " is newer"})
+					break
+				}
+			}
+		}
+		if u.Stale && !st.write {
+			diff = append(diff, plan.Change{Verb: plan.Start, Object: s.Name, Detail: "restart: unit file was not reloaded"})
+		}
+	}
+	return states, diff, nil
+}
+
+func (a Run) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
+	_, diff, err := a.compare(ctx, r)
+	return diff, err
+}
+
+// Apply writes what differs, reloads once, and starts all services at the same
+// time: systemd orders those that name each other in After.
+func (a Run) Apply(ctx context.Context, h host.Host) error {
+	states, _, err := a.compare(ctx, h)
+	if err != nil {
+		return err
+	}
+	var enable []string
+	for i, s := range a.Services {
+		if states[i].write {
+			if err := h.WriteFile(ctx, path.Join(Dir, s.Name), bytes.NewReader(s.File()), host.Meta{Mode: fs.FileMode(0o644)}); err != nil {
+				return err
+			}
+		}
+		if states[i].enable {
+			enable = append(enable, s.Name)
+		}
+	}
+	sd := h.Systemd()
+	if err := sd.Reload(ctx); err != nil {
+		return err
+	}
+	if len(enable) > 0 {
+		if err := sd.Enable(ctx, enable...); err != nil {
+			return fmt.Errorf("enable %s: %w", strings.Join(enable, " "), err)
+		}
+	}
+	jobs, starting := errgroup.WithContext(ctx)
+	for i, s := range a.Services {
+		switch {
+		case states[i].restart:
+			jobs.Go(func() error { return sd.Restart(starting, s.Name) })
+		case states[i].start:
+			jobs.Go(func() error { return sd.Start(starting, s.Name) })
+		}
+	}
+	if err := jobs.Wait(); err != nil {
+		return err
+	}
+	return a.settle(ctx, h)
+}
+
+// settlePoll is how often units are looked at that are starting again.
+const settlePoll = 100 * time.Millisecond
+
+// settle waits until all services are active: one that depends on another may
+// have ended while that one was restarted, and is being started again.
+func (a Run) settle(ctx context.Context, r host.Reader) error {
+	names := make([]string, len(a.Services))
+	for i, s := range a.Services {
+		names[i] = s.Name
+	}
+	tick := time.NewTicker(settlePoll)
+	defer tick.Stop()
+	for {
+		units, err := r.Units(ctx, names...)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(units, func(u host.Unit) bool { return u.Active != "active" })
+		if i < 0 {
+			return nil
+		}
+		plan.Report(ctx, fmt.Sprintf("%s is %s (%s)", units[i].Name, units[i].Active, units[i].Sub))
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is %s (%s): %w", units[i].Name, units[i].Active, units[i].Sub, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}

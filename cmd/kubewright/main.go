@@ -1,0 +1,146 @@
+// Command kubewright makes Kubernetes clusters of bare hosts over SSH.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/cmd/kubewright/ui"
+	"github.com/kubewright/kubewright/lab"
+)
+
+func main() {
+	lab.MaybeInit() // a host of the lab begins as this program
+	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// app is what the commands share: where they write, and the flags of all of them.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	output     string // how progress is shown
+	sshConfig  string
+	knownHosts []string
+	acceptNew  bool
+	kubeconfig string
+	bundlePath string
+	specPath   string
+}
+
+// run is the whole program but its exit.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(context.Background())
+	var exit *exitStatus
+	if errors.As(err, &exit) {
+		return exit.status
+	}
+	if err != nil {
+		a.renderError(err)
+	}
+	return fault.Exit(err)
+}
+
+// exitStatus is the status of a command that was run for the user, whose output says it all.
+type exitStatus struct{ status int }
+
+func (e *exitStatus) Error() string { return "exit status" }
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "kubewright",
+		Short: "Make Kubernetes clusters of bare hosts over SSH",
+		Long: "kubewright turns bare Linux hosts into a Kubernetes cluster over SSH, from one self-contained\n" +
+			"bundle: no internet on the hosts, no registry, no resident agent.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.output, "output", "o", "auto", "how to show progress and results: auto, plain, jsonl (status, version, inspect: json)")
+	flags.StringVarP(&a.sshConfig, "ssh-config", "F", "", "ssh_config file to use instead of the user's and the system's")
+	flags.StringArrayVar(&a.knownHosts, "known-hosts", nil, "known_hosts file to use instead of ssh_config's (repeatable)")
+	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
+	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
+	root.AddCommand(a.initCommand(), a.joinCommand(), a.resetCommand(), a.statusCommand(),
+		a.bundleCommand(), a.labCommand(), a.versionCommand())
+	wrapArgs(root)
+	return root
+}
+
+// usage turns an error about flags or arguments into a fault.
+func usage(c *cobra.Command, err error) error {
+	return &fault.Fault{Code: fault.Usage, Err: err, Remedy: "see `" + c.CommandPath() + " --help`"}
+}
+
+// wrapArgs makes the errors of argument counts and of unknown commands faults too.
+func wrapArgs(c *cobra.Command) {
+	check := c.Args
+	if check == nil {
+		check = cobra.ArbitraryArgs
+		if c.HasSubCommands() {
+			check = cobra.NoArgs
+		}
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return usage(c, err)
+		}
+		return nil
+	}
+	for _, sub := range c.Commands() {
+		wrapArgs(sub)
+	}
+}
+
+func (a *app) renderError(err error) { ui.RenderError(a.stderr, err, isTerminal(a.stderr)) }
+
+// interruptible returns a context and a channel. The first signal closes the
+// channel, which asks for an end between two steps; the second ends the context.
+func interruptible(ctx context.Context, notice func(string)) (context.Context, <-chan struct{}, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := make(chan struct{})
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-signals:
+			notice("stopping after the steps under way; press Ctrl-C again to abort at once")
+			close(stop)
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-signals:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, stop, func() { signal.Stop(signals); cancel() }
+}
+
+func defaultKubeconfig() string {
+	if list := os.Getenv("KUBECONFIG"); list != "" {
+		first, _, _ := strings.Cut(list, string(os.PathListSeparator))
+		return first
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return home + "/.kube/config"
+}
