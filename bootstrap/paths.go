@@ -24,7 +24,7 @@ func UsedPaths() []string {
 		"/var/lib/cni", "/var/lib/containerd", etcd.DataDir,
 		"/var/lib/kube-proxy", "/var/lib/kubelet",
 		"/var/log/containers", "/var/log/pods",
-		"/run/containerd", "/run/cni", "/run/netns",
+		"/run/containerd", "/run/cni", "/run/netns", "/run/nri",
 		claim.Dir,
 	}
 }

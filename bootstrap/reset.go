@@ -128,3 +128,14 @@ func ranges(c *spec.Cluster) []netip.Prefix {
 	}
 	return []netip.Prefix{c.Network.PodCIDR, c.Network.ServiceCIDR}
 }
+
+// NodeNames are the nodes that targets are, as their claims say.
+func NodeNames(targets []Target) []string {
+	var names []string
+	for _, t := range targets {
+		if t.Claim != nil {
+			names = append(names, t.Claim.Node)
+		}
+	}
+	return names
+}

@@ -38,6 +38,8 @@ type Before struct {
 	// Paths that existed, of those that a node uses; with "empty" or "kept" for
 	// a directory without and with content, "file" for anything else.
 	Paths map[string]string `json:"paths"`
+	// Modes are the permission bits of those that are directories.
+	Modes map[string]fs.FileMode `json:"modes"`
 	// Settings are kernel settings by their path below /proc/sys.
 	Settings map[string]string `json:"settings"`
 	// Routes, nftables tables and interfaces need no record: ours have names of their own.
@@ -133,7 +135,7 @@ func (t Take) Apply(ctx context.Context, h host.Host) error {
 }
 
 func observe(ctx context.Context, r host.Reader, paths, settings []string) (Before, error) {
-	before := Before{Paths: map[string]string{}, Settings: map[string]string{}}
+	before := Before{Paths: map[string]string{}, Modes: map[string]fs.FileMode{}, Settings: map[string]string{}}
 	found, err := r.Stat(ctx, paths...)
 	if err != nil {
 		return before, err
@@ -146,6 +148,7 @@ func observe(ctx context.Context, r host.Reader, paths, settings []string) (Befo
 			if err != nil {
 				return before, err
 			}
+			before.Modes[f.Path] = f.Mode.Perm()
 			before.Paths[f.Path] = "kept"
 			if len(names) == 0 {
 				before.Paths[f.Path] = "empty"

@@ -55,14 +55,23 @@ func (a Processes) Apply(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
+	var enabled []string
+	for _, u := range states {
+		if u.File == "enabled" {
+			enabled = append(enabled, u.Name)
+		}
+	}
+	if len(enabled) > 0 {
+		if err := sd.Disable(ctx, enabled...); err != nil {
+			return err
+		}
+		if err := sd.Reload(ctx); err != nil { // systemd remembers what was enabled
+			return err
+		}
+	}
 	for _, u := range states {
 		if u.Load == "not-found" {
 			continue
-		}
-		if u.File == "enabled" {
-			if err := sd.Disable(ctx, u.Name); err != nil {
-				return err
-			}
 		}
 		if u.Active == "inactive" || u.Active == "failed" {
 			continue
@@ -348,11 +357,30 @@ func (a Files) surplus(ctx context.Context, r host.Reader) ([]string, error) {
 	return remove, nil
 }
 
+// changed lists the folders of before whose mode is another now.
+func (a Files) changed(ctx context.Context, r host.Reader) ([]host.File, error) {
+	found, err := r.Stat(ctx, slices.Sorted(maps.Keys(a.Before.Modes))...)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(found, func(f host.File) bool {
+		return !f.Exists || f.Mode.Perm() == a.Before.Modes[f.Path].Perm()
+	}), nil
+}
+
 func (a Files) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	remove, err := a.surplus(ctx, r)
+	if err != nil {
+		return nil, err
+	}
 	var diff plan.Diff
 	for _, p := range remove {
 		diff = append(diff, plan.Change{Verb: plan.Delete, Object: p})
+	}
+	changed, err := a.changed(ctx, r)
+	for _, f := range changed {
+		diff = append(diff, plan.Change{Verb: plan.Update, Object: f.Path,
+			Detail: fmt.Sprintf("mode %04o -> %04o", f.Mode.Perm(), a.Before.Modes[f.Path].Perm())})
 	}
 	return diff, err
 }
@@ -362,7 +390,20 @@ func (a Files) Apply(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
-	return h.Remove(ctx, remove...)
+	if err := h.Remove(ctx, remove...); err != nil {
+		return err
+	}
+	changed, err := a.changed(ctx, h)
+	if err != nil {
+		return err
+	}
+	for _, f := range changed {
+		meta := host.Meta{Mode: a.Before.Modes[f.Path].Perm(), UID: f.UID, GID: f.GID}
+		if err := h.Mkdir(ctx, f.Path, meta); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Settings puts kernel settings back.

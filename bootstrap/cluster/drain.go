@@ -93,3 +93,22 @@ func (a RemoveNodes) Apply(ctx context.Context, w Writer) error {
 	}
 	return nodes.Wait()
 }
+
+// OtherNodes names the nodes of the cluster besides those given.
+func OtherNodes(ctx context.Context, r Reader, but []string) ([]string, error) {
+	kube, err := r.Kubernetes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list, err := kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	var others []string
+	for _, n := range list.Items {
+		if !slices.Contains(but, n.Name) {
+			others = append(others, n.Name)
+		}
+	}
+	return others, nil
+}

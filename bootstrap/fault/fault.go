@@ -115,3 +115,12 @@ func Exit(err error) int {
 	}
 	return exits[Internal]
 }
+
+// RemedyOf returns the remedy of the first fault in err's tree, "" if there is none.
+func RemedyOf(err error) string {
+	var f *Fault
+	if errors.As(err, &f) {
+		return f.Remedy
+	}
+	return ""
+}

@@ -260,6 +260,7 @@ var takenPorts = map[int]string{
 	10256: "kube-proxy's health check",
 	10257: "kube-controller-manager",
 	10259: "kube-scheduler",
+	10261: "the pod network's health check",
 }
 
 func (v *validator) ports(c *Cluster) {

@@ -188,7 +188,7 @@ func (a *app) runInit(ctx context.Context, wish *spec.Cluster) error {
 	// The control-plane node comes first.
 	hosts := slices.Clone(wish.Hosts)
 	slices.SortStableFunc(hosts, func(x, y spec.Host) int { return strings.Compare(string(x.Role), string(y.Role)) })
-	return a.run(ctx, hosts, b.Arch(), func(targets []bootstrap.Target) ([]plan.Lane, error) {
+	return a.run(ctx, hosts, b.Arch(), func(_ context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
 		return bootstrap.PlanInit(bootstrap.Init{
 			Cluster: wish, ID: clusterID(targets[0]), Targets: targets, Bundle: b, Kubeconfig: a.kubeconfig,
 		})

@@ -60,7 +60,7 @@ func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
 		return err
 	}
 	defer b.Close() //nolint:errcheck // only read from
-	return a.run(ctx, hosts, b.Arch(), func(targets []bootstrap.Target) ([]plan.Lane, error) {
+	return a.run(ctx, hosts, b.Arch(), func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
 		client := cluster.New(plan.Of("the admin's access", access), targets[0].Host.Dial)
 		record, err := cluster.ReadRecord(ctx, client)
 		if err != nil {

@@ -77,7 +77,7 @@ func (a *app) root() *cobra.Command {
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
 	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
 	root.AddCommand(a.initCommand(), a.joinCommand(), a.resetCommand(), a.statusCommand(),
-		a.bundleCommand(), a.labCommand(), a.versionCommand())
+		a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())
 	wrapArgs(root)
 	return root
 }

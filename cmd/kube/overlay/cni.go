@@ -44,7 +44,8 @@ type portmapConf struct {
 }
 
 // conf is the CNI configuration of a node: pods on a bridge that is their
-// gateway (isDefaultGateway makes the default route: host-local must not, too), addresses from the node's range.
+// gateway, addresses from the node's range. isDefaultGateway makes the pods'
+// default route: a second one by host-local would be refused.
 //
 // Addresses are booked in /run, so that a power cut, after which no pod runs,
 // leaves none booked. forceAddress lets the bridge of an earlier range go on.

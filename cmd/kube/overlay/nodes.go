@@ -280,7 +280,8 @@ func (n *nodes) wanted() peers {
 	return wanted
 }
 
-// WatchLeases tells flannel of the other nodes, until ctx ends or this node has changed.
+// WatchLeases tells flannel of the other nodes, until ctx ends or this node has
+// changed, which goes to moved.
 func (n *nodes) WatchLeases(ctx context.Context, out chan []lease.LeaseWatchResult) error {
 	told := peers{}
 	for {
@@ -290,27 +291,27 @@ func (n *nodes) WatchLeases(ctx context.Context, out chan []lease.LeaseWatchResu
 					n.name, n.own.Address, n.own.Pods, now.Address, now.Pods)
 			}
 			n.moved <- err
-			return err
+			return nil
 		}
 		wanted := n.wanted()
 		events, err := changes(told, wanted, n.again.Swap(false), n.backend)
 		if err != nil {
 			n.moved <- err
-			return err
+			return nil
 		}
 		if len(events) > 0 {
 			n.tell(told, wanted)
 			select {
 			case out <- []lease.LeaseWatchResult{{Events: events}}:
 			case <-ctx.Done():
-				return ctx.Err()
+				return nil
 			}
 		}
 		told = wanted
 		select {
 		case <-n.changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		}
 	}
 }

@@ -1,0 +1,292 @@
+package host
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"path"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Facts is what planning must know of a machine. It is observed once, at the
+// start, and says nothing of the cluster.
+type Facts struct {
+	Hostname          string // the kernel's, as it is written there
+	MachineID         string // /etc/machine-id, "" on a host that has none
+	Arch              string // as GOARCH names it; the kernel's own name if Go has none
+	Kernel            string // release, as uname -r prints it
+	OS                string // PRETTY_NAME of os-release, "" if it is unknown
+	MemoryBytes       uint64
+	Interfaces        []Interface // loopback included; empty on a host without an ip program
+	CgroupV2          bool        // the unified hierarchy alone
+	Swap              bool        // some swap is on
+	CapSysResource    bool        // pid 1 has it: oom_score_adj can be lowered
+	ConntrackMaxFixed bool        // nf_conntrack_max cannot be set from here, as in containers
+	Resolvers         []string    // nameserver lines of /etc/resolv.conf, in order
+
+	tools      map[string]string
+	resolvConf string
+}
+
+// Interface is a network interface with its addresses.
+type Interface struct {
+	Name  string
+	MTU   int
+	Addrs []netip.Prefix // the host's own address with the length of its network
+}
+
+// Tool returns the absolute path of one of the programs that kubewright looks
+// for (nft, ip, mount, umount, sysctl, modprobe, systemctl), "" if the host lacks it.
+func (f Facts) Tool(name string) string { return f.tools[name] }
+
+// ResolvConf returns the file whose name servers pods are to inherit: the one
+// systemd-resolved keeps of its upstreams, where it runs, since its stub on
+// 127.0.0.53 answers the host alone; else /etc/resolv.conf; "" if there is neither.
+func (f Facts) ResolvConf() string { return f.resolvConf }
+
+// Files whose presence or mode tells something.
+const (
+	resolvedConf  = "/run/systemd/resolve/resolv.conf"
+	etcResolvConf = "/etc/resolv.conf"
+	conntrackMax  = "/proc/sys/net/netfilter/nf_conntrack_max"
+	containerMark = "/run/systemd/container" // systemd writes it when it is pid 1 of a container
+	cgroupV2Mark  = "/sys/fs/cgroup/cgroup.controllers"
+)
+
+const (
+	ownerMayWrite   = fs.FileMode(0o200)
+	capSysResource  = 24  // its bit number in linux/capability.h
+	commandNotFound = 127 // env's and the shell's exit status
+)
+
+func toolNames() []string {
+	return []string{"nft", "ip", "mount", "umount", "sysctl", "modprobe", "systemctl"}
+}
+
+func toolDirs() []string { return []string{"/usr/sbin", "/usr/bin", "/sbin", "/bin"} }
+
+// Gather observes a host in about two round trips: everything is asked at once.
+func Gather(ctx context.Context, r Reader) (Facts, error) {
+	var f Facts
+	all, ctx := errgroup.WithContext(ctx)
+
+	read := func(path string, optional bool, use func([]byte) error) {
+		all.Go(func() error {
+			content, err := r.ReadFile(ctx, path)
+			if optional && errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if err := use(content); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+			return nil
+		})
+	}
+	text := func(into *string) func([]byte) error {
+		return func(content []byte) error { *into = strings.TrimSpace(string(content)); return nil }
+	}
+	read("/proc/sys/kernel/hostname", false, text(&f.Hostname))
+	read("/proc/sys/kernel/osrelease", false, text(&f.Kernel))
+	read("/etc/machine-id", true, text(&f.MachineID))
+	read("/etc/os-release", true, func(b []byte) error { f.OS = prettyName(string(b)); return nil })
+	read(etcResolvConf, true, func(b []byte) error { f.Resolvers = nameservers(string(b)); return nil })
+	read("/proc/swaps", true, func(b []byte) error { f.Swap = swapOn(string(b)); return nil })
+	read("/proc/meminfo", false, func(b []byte) (err error) { f.MemoryBytes, err = memTotal(string(b)); return err })
+	read("/proc/1/status", false, func(b []byte) error {
+		caps, err := effectiveCaps(string(b))
+		f.CapSysResource = caps&(1<<capSysResource) != 0
+		return err
+	})
+
+	all.Go(func() error {
+		machine, err := r.Query(ctx, "uname", "-m")
+		f.Arch = goarch(strings.TrimSpace(string(machine)))
+		return err
+	})
+	all.Go(func() error {
+		out, err := r.Query(ctx, "ip", "-json", "address", "show")
+		if exit := (*ExitError)(nil); errors.As(err, &exit) && exit.Status == commandNotFound {
+			return nil // Tool says so too; whoever needs it tells the admin
+		}
+		if err != nil {
+			return err
+		}
+		f.Interfaces, err = interfaces(out)
+		return err
+	})
+	all.Go(func() error {
+		paths := []string{resolvedConf, etcResolvConf, conntrackMax, containerMark, cgroupV2Mark}
+		for _, dir := range toolDirs() {
+			for _, name := range toolNames() {
+				paths = append(paths, path.Join(dir, name))
+			}
+		}
+		found, err := r.Stat(ctx, paths...)
+		if err != nil {
+			return err
+		}
+		f.see(found)
+		return nil
+	})
+	if err := all.Wait(); err != nil {
+		return Facts{}, err
+	}
+	return f, nil
+}
+
+// see takes what the one Stat call found.
+func (f *Facts) see(found []File) {
+	at := make(map[string]File, len(found))
+	for _, file := range found {
+		at[file.Path] = file
+	}
+	for _, candidate := range []string{etcResolvConf, resolvedConf} {
+		if at[candidate].Exists {
+			f.resolvConf = candidate
+		}
+	}
+	f.CgroupV2 = at[cgroupV2Mark].Exists
+	// Outside the first network namespace the kernel shows the limit read-only, or
+	// not at all. Elsewhere an absent file is a module that is not loaded yet.
+	if limit := at[conntrackMax]; limit.Exists {
+		f.ConntrackMaxFixed = limit.Mode&ownerMayWrite == 0
+	} else {
+		f.ConntrackMaxFixed = at[containerMark].Exists
+	}
+	f.tools = make(map[string]string)
+	for _, name := range toolNames() {
+		for _, dir := range toolDirs() {
+			if file := at[path.Join(dir, name)]; file.Exists {
+				f.tools[name] = file.Path
+				break
+			}
+		}
+	}
+}
+
+// goarch translates the kernel's name of a machine.
+func goarch(machine string) string {
+	switch machine {
+	case "x86_64":
+		return "amd64"
+	case "aarch64":
+		return "arm64"
+	case "armv6l", "armv7l", "armv8l":
+		return "arm"
+	case "i386", "i486", "i586", "i686":
+		return "386"
+	case "loongarch64":
+		return "loong64"
+	default: // ppc64le, riscv64, s390x, mips64 ... are called alike
+		return machine
+	}
+}
+
+// prettyName finds PRETTY_NAME in an os-release file.
+func prettyName(content string) string {
+	for line := range strings.Lines(content) {
+		value, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME=")
+		if !ok {
+			continue
+		}
+		if n := len(value); n >= 2 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
+			value = value[1 : n-1]
+		}
+		return strings.NewReplacer(`\"`, `"`, `\$`, `$`, "\\`", "`", `\\`, `\`).Replace(value)
+	}
+	return ""
+}
+
+// nameservers lists the name servers of a resolv.conf.
+func nameservers(content string) []string {
+	var servers []string
+	for line := range strings.Lines(content) {
+		if words := strings.Fields(line); len(words) >= 2 && words[0] == "nameserver" {
+			servers = append(servers, words[1])
+		}
+	}
+	return servers
+}
+
+// swapOn tells whether /proc/swaps lists anything below its header line.
+func swapOn(content string) bool {
+	return strings.Contains(strings.TrimSpace(content), "\n")
+}
+
+// memTotal finds MemTotal in /proc/meminfo, in bytes.
+func memTotal(content string) (uint64, error) {
+	value, ok := statusField(content, "MemTotal")
+	if !ok {
+		return 0, errors.New("no MemTotal")
+	}
+	kib, err := strconv.ParseUint(strings.TrimSuffix(value, " kB"), 10, 54)
+	if err != nil {
+		return 0, fmt.Errorf("MemTotal: %w", err)
+	}
+	return kib << 10, nil
+}
+
+// effectiveCaps finds CapEff in a /proc/PID/status.
+func effectiveCaps(content string) (uint64, error) {
+	value, ok := statusField(content, "CapEff")
+	if !ok {
+		return 0, errors.New("no CapEff")
+	}
+	caps, err := strconv.ParseUint(value, 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("CapEff: %w", err)
+	}
+	return caps, nil
+}
+
+// statusField finds the value of a "Name:   value" line.
+func statusField(content, name string) (string, bool) {
+	for line := range strings.Lines(content) {
+		if key, value, ok := strings.Cut(line, ":"); ok && key == name {
+			return strings.TrimSpace(value), true
+		}
+	}
+	return "", false
+}
+
+// interfaces reads what ip -json address show prints.
+func interfaces(out []byte) ([]Interface, error) {
+	var links []struct {
+		Name  string `json:"ifname"`
+		MTU   int    `json:"mtu"`
+		Addrs []struct {
+			Local     string `json:"local"`
+			PrefixLen int    `json:"prefixlen"`
+		} `json:"addr_info"`
+	}
+	if err := json.Unmarshal(out, &links); err != nil {
+		return nil, fmt.Errorf("ip -json address show: %w", err)
+	}
+	var list []Interface
+	for _, link := range links {
+		i := Interface{Name: link.Name, MTU: link.MTU}
+		for _, a := range link.Addrs {
+			if a.Local == "" { // ip prints an empty object for what it filtered
+				continue
+			}
+			addr, err := netip.ParseAddr(a.Local)
+			if err != nil {
+				return nil, fmt.Errorf("ip -json address show: %s: %w", link.Name, err)
+			}
+			i.Addrs = append(i.Addrs, netip.PrefixFrom(addr, a.PrefixLen))
+		}
+		if i.Name != "" {
+			list = append(list, i)
+		}
+	}
+	return list, nil
+}

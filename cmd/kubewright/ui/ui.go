@@ -1,0 +1,119 @@
+// Package ui shows people and machines how a run goes: one live line per lane on
+// a terminal, plain lines in a pipe, JSON lines for programs.
+package ui
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+)
+
+// Renderer is told the events of a run, one at a time.
+type Renderer interface {
+	Event(plan.Event)
+	// Notice says something that is no lane's.
+	Notice(text string)
+	// Close ends the display with a summary.
+	Close(Summary)
+}
+
+// Summary is how a run ended.
+type Summary struct {
+	Hosts int
+	Count plan.Count
+	Took  time.Duration
+	Err   error
+}
+
+func (s Summary) String() string {
+	hosts := "1 host"
+	if s.Hosts != 1 {
+		hosts = fmt.Sprintf("%d hosts", s.Hosts)
+	}
+	took := s.Took.Round(100 * time.Millisecond)
+	switch {
+	case s.Err != nil:
+		return fmt.Sprintf("%s: stopped after %s: %d steps applied, %d unchanged, %d failed", hosts, took,
+			s.Count.Applied, s.Count.Skipped, s.Count.Failed)
+	case s.Count.Applied == 0:
+		return fmt.Sprintf("%s: nothing to change, %d steps checked in %s", hosts, s.Count.Skipped, took)
+	default:
+		return fmt.Sprintf("%s: %d steps applied, %d unchanged in %s", hosts, s.Count.Applied, s.Count.Skipped, took)
+	}
+}
+
+// Styles of text on a terminal.
+const (
+	reset  = "\x1b[0m"
+	bold   = "\x1b[1m"
+	dim    = "\x1b[2m"
+	red    = "\x1b[31m"
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+)
+
+// RenderError prints every fault of a joined error: where, what, and the way out.
+func RenderError(w io.Writer, err error, color bool) {
+	label, plainText := "error: ", ""
+	if color {
+		label, plainText = red+bold+"error: "+reset, reset
+	}
+	said := map[string]bool{}
+	for _, e := range split(err) {
+		if text := e.Error(); !said[text] {
+			said[text] = true
+			fmt.Fprintf(w, "%s%s%s\n", label, text, plainText)
+			var f *fault.Fault
+			if errors.As(e, &f) && f.Remedy != "" {
+				fmt.Fprintf(w, "  remedy: %s\n", f.Remedy)
+			}
+			fmt.Fprintf(w, "  code: %s (exit %d)\n", fault.CodeOf(e), fault.Exit(e))
+		}
+	}
+}
+
+// split takes joined errors apart.
+func split(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		if _, isFault := err.(*fault.Fault); !isFault {
+			var all []error
+			for _, e := range joined.Unwrap() {
+				all = append(all, split(e)...)
+			}
+			return all
+		}
+	}
+	return []error{err}
+}
+
+// size writes bytes as people read them.
+func size(n int64) string {
+	if n < 1e6 {
+		return fmt.Sprintf("%.0f kB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+}
+
+// progressText is what a step is doing now.
+func progressText(e plan.Event) string {
+	switch {
+	case e.Total > 0:
+		return fmt.Sprintf("%s %s of %s", e.Text, size(e.Bytes), size(e.Total))
+	case e.Bytes > 0:
+		return e.Text + " " + size(e.Bytes)
+	default:
+		return firstLine(e.Text)
+	}
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1fs", d.Seconds()) }
