@@ -17,11 +17,11 @@ BUNDLE := dist/kubewright-$(BUNDLE_VERSION)-linux-$(ARCH).kwb
 
 LAB ?= demo
 STATE := /var/lib/kubewright-lab/$(LAB)
-DEMO_KUBECONFIG := $(STATE)/kubeconfig
+ACCESS := -F $(STATE)/ssh_config --kubeconfig $(STATE)/kubeconfig
 
 # Debian packages: a C compiler and libseccomp for runc; the rest for the lab and the tests.
 PACKAGES := gcc libc6-dev libseccomp-dev mmdebstrap nftables iproute2 openssh-client openssh-server busybox-static
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: help
 help: ## show this
@@ -40,7 +40,7 @@ SOURCES := $(shell find bootstrap cmd pki addons templates lab -name '*.go' -not
 COMPONENTS := $(shell find cmd/kube cmd/pause cmd/unbundle bootstrap/bundle bootstrap/version -name '*.go' -not -name '*_test.go') go.mod go.sum
 
 $(KUBEWRIGHT): $(SOURCES)
-	go build -o $@ ./cmd/kubewright
+	go build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(BUNDLE_VERSION)" -o $@ ./cmd/kubewright
 
 $(BUNDLE): $(COMPONENTS) | $(KUBEWRIGHT)
 	$(KUBEWRIGHT) bundle build --out $@
@@ -48,31 +48,34 @@ $(BUNDLE): $(COMPONENTS) | $(KUBEWRIGHT)
 .PHONY: up
 up: build ## make a lab of three hosts and a cluster on it
 	$(KUBEWRIGHT) lab create $(LAB) --hosts 3
-	$(KUBEWRIGHT) init -F $(STATE)/ssh_config --kubeconfig $(DEMO_KUBECONFIG) --name $(LAB) $(LAB)-1
-	$(KUBEWRIGHT) join -F $(STATE)/ssh_config --kubeconfig $(DEMO_KUBECONFIG) $(LAB)-2 $(LAB)-3
-	@$(KUBEWRIGHT) lab exec $(LAB) $(LAB)-1 -- /opt/kubewright/current/bin/kubectl --kubeconfig /etc/kubernetes/admin.conf get nodes -o wide
-	@printf '\n%s\n' \
-	  'The cluster is up. Use it from here:' \
-	  '  ln -sf /opt/kubewright/current/bin/kubectl ... on any host, or from this machine:' \
-	  '  $(KUBEWRIGHT) status --kubeconfig $(DEMO_KUBECONFIG) -F $(STATE)/ssh_config' \
+	$(KUBEWRIGHT) init $(LAB)-1 --name $(LAB) $(ACCESS)
+	$(KUBEWRIGHT) join $(LAB)-2 $(LAB)-3 $(ACCESS)
+	@KUBECONFIG=$(STATE)/kubeconfig $(KUBEWRIGHT) kubectl get nodes -o wide
+	@printf '%s\n' '' 'Use it:' \
+	  '  export KUBECONFIG=$(STATE)/kubeconfig' \
+	  '  $(KUBEWRIGHT) kubectl get pods -A' \
+	  '  $(KUBEWRIGHT) status -F $(STATE)/ssh_config' \
 	  '  $(KUBEWRIGHT) lab ssh $(LAB) $(LAB)-1' \
-	  'and take it down with: make down'
+	  'Take it down: make down'
 
 .PHONY: down
 down: ## destroy the lab
 	$(KUBEWRIGHT) lab destroy $(LAB)
 
 .PHONY: lint
-lint: packages
+lint: packages ## gofmt, vet, staticcheck, go.mod
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
+	go mod verify
 	go vet ./...
 	go run $(STATICCHECK) ./...
 
+.PHONY: unit
+unit: packages ## unit tests
+	go test $$(go list ./... | grep -v /e2e)
 
 .PHONY: test
-test: build lint ## unit tests, lint and the end-to-end suite on lab hosts
-	go test -count=1 $$(go list ./... | grep -v /e2e)
-	go test -count=1 -timeout 45m -v ./e2e
+test: build lint unit ## unit tests, lint and the end-to-end suite on lab hosts
+	go test -count=1 -timeout 40m -v ./e2e
 
 .PHONY: bench
 bench: build ## bare hosts to three nodes Ready, three runs, split by step and host

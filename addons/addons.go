@@ -42,7 +42,7 @@ type Inputs struct {
 	Backend      string       // of the overlay: vxlan or host-gw
 	DNSIP        netip.Addr   // address of the DNS service, in the service range
 	DNSDomain    string       // of services, without a trailing dot
-	UpstreamDNS  bool         // every host has a nameserver in the resolv.conf that its pods get
+	UpstreamDNS  []string     // resolvers for names outside the cluster; none on air-gapped hosts
 	AdminGroup   string       // may do everything
 	KubeletUser  string       // the API server's name towards kubelets
 	JoiningGroup string       // group of the bootstrap tokens of joining nodes

@@ -41,7 +41,7 @@ func inputs() addons.Inputs {
 // variants are the inputs that every addon is rendered with, by name.
 func variants() map[string]addons.Inputs {
 	upstream := inputs()
-	upstream.UpstreamDNS = true
+	upstream.UpstreamDNS = []string{"192.0.2.53", "192.0.2.54"}
 	upstream.Backend = "host-gw"
 	upstream.Server = "https://192.0.2.10:443"
 	return map[string]addons.Inputs{"isolated": inputs(), "upstream": upstream}
@@ -192,11 +192,13 @@ func TestPods(t *testing.T) {
 	}
 }
 
-// Hosts without a nameserver have an empty resolv.conf, on which forward fails to start.
+// Without a resolver forward fails to start. It is given addresses, not the host's
+// resolv.conf: that of another node may be empty.
 func TestUpstreamDNS(t *testing.T) {
 	in := inputs()
-	for _, upstream := range []bool{false, true} {
-		in.UpstreamDNS = upstream
+	for _, resolvers := range [][]string{nil, {"192.0.2.53"}} {
+		upstream := resolvers != nil
+		in.UpstreamDNS = resolvers
 		corefile := find[*corev1.ConfigMap](t, addons.CoreDNS, in).Data["Corefile"]
 		for _, plugin := range []string{"forward", "loop"} {
 			if got := strings.Contains(corefile, "    "+plugin); got != upstream {

@@ -38,6 +38,9 @@ func PlanInit(in Init) ([]plan.Lane, error) {
 		Cluster: in.Cluster, id: in.ID, bundle: in.Bundle,
 		server: apiURL(nodes[0].Address, in.Cluster.APIServer.Port),
 		token:  cluster.NewToken(),
+
+		upstreamDNS: resolvers(nodes),
+
 		ca:     plan.NewValue[[]byte]("the cluster's authority"),
 		access: plan.NewValue[cluster.Access]("the certificates"),
 
@@ -75,6 +78,17 @@ func PlanInit(in Init) ([]plan.Lane, error) {
 			Name: "kubeconfig/merge", Doc: "add the cluster to the user's kubeconfig", Needs: []plan.Cell{admin, c.apiUp},
 			Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin},
 		})), nil
+}
+
+// resolvers are those of the first node that has any: names outside the cluster
+// are asked there. On air-gapped hosts there are none.
+func resolvers(nodes []Node) []string {
+	for _, n := range nodes {
+		if len(n.Facts.Resolvers) > 0 {
+			return n.Facts.Resolvers
+		}
+	}
+	return nil
 }
 
 // controlPlaneLane makes a host a control-plane node. The control plane starts

@@ -54,8 +54,8 @@ type shared struct {
 	bundle *bundle.Bundle
 	server string // URL of the API server
 	token  cluster.Token
-	// upstreamDNS tells that the hosts have a resolver of their own.
-	upstreamDNS bool
+	// upstreamDNS are the resolvers for names outside the cluster, if there are any.
+	upstreamDNS []string
 
 	ca         *plan.Value[[]byte]         // PEM
 	access     *plan.Value[cluster.Access] // of the installer itself

@@ -91,7 +91,7 @@ func processStat(pid int) (start uint64, state byte, err error) {
 	}
 	// The command in parentheses may hold blanks and parentheses itself.
 	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-	const stateAt, startAt = 3 - 3, 22 - 3 // proc(5) counts from 1; pid and command are cut off
+	const stateAt, startAt = 0, 22 - 3 // proc(5) counts from 1; pid and command, its first two, are cut off
 	if len(fields) <= startAt {
 		return 0, 0, fmt.Errorf("read /proc/%d/stat: %d fields", pid, len(fields))
 	}

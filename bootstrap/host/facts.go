@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,7 +29,7 @@ type Facts struct {
 	Swap              bool        // some swap is on
 	CapSysResource    bool        // pid 1 has it: oom_score_adj can be lowered
 	ConntrackMaxFixed bool        // nf_conntrack_max cannot be set from here, as in containers
-	Resolvers         []string    // nameserver lines of /etc/resolv.conf, in order
+	Resolvers         []string    // addresses that names outside the cluster can be asked of, in order
 
 	tools      map[string]string
 	resolvConf string
@@ -98,7 +99,9 @@ func Gather(ctx context.Context, r Reader) (Facts, error) {
 	read("/proc/sys/kernel/osrelease", false, text(&f.Kernel))
 	read("/etc/machine-id", true, text(&f.MachineID))
 	read("/etc/os-release", true, func(b []byte) error { f.OS = prettyName(string(b)); return nil })
-	read(etcResolvConf, true, func(b []byte) error { f.Resolvers = nameservers(string(b)); return nil })
+	var own, stub []string // resolvers by systemd-resolved, whose own is a stub for this host only
+	read(resolvedConf, true, func(b []byte) error { own = nameservers(string(b)); return nil })
+	read(etcResolvConf, true, func(b []byte) error { stub = nameservers(string(b)); return nil })
 	read("/proc/swaps", true, func(b []byte) error { f.Swap = swapOn(string(b)); return nil })
 	read("/proc/meminfo", false, func(b []byte) (err error) { f.MemoryBytes, err = memTotal(string(b)); return err })
 	read("/proc/1/status", false, func(b []byte) error {
@@ -140,7 +143,19 @@ func Gather(ctx context.Context, r Reader) (Facts, error) {
 	if err := all.Wait(); err != nil {
 		return Facts{}, err
 	}
+	f.Resolvers = reachable(own)
+	if len(f.Resolvers) == 0 {
+		f.Resolvers = reachable(stub)
+	}
 	return f, nil
+}
+
+// reachable are the resolvers that others than the host itself can ask, too.
+func reachable(resolvers []string) []string {
+	return slices.DeleteFunc(slices.Clone(resolvers), func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err != nil || a.IsLoopback() || a.IsUnspecified()
+	})
 }
 
 // see takes what the one Stat call found.

@@ -1,0 +1,131 @@
+package kubewright_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/kubewright/kubewright"
+
+// law says what a folder of ours may import of ours, and why not more. The
+// longest matching folder counts. Test files are free.
+var law = []struct {
+	folder string
+	may    []string
+	reason string
+}{
+	{"bootstrap/fault", nil, "everything can fail: it is below everything"},
+	{"bootstrap/version", []string{"."}, "reads the embedded go.mod"},
+	{"bootstrap/spec", []string{"bootstrap/fault"}, "the wish knows no hosts"},
+	{"pki", nil, "pure: knows no hosts and no files"},
+	{"templates", nil, "pure"},
+	{"addons", []string{"templates"}, "pure: input to manifests"},
+	{"bootstrap/host", []string{"bootstrap/fault"}, "what a host is, not what is done with it"},
+	{"bootstrap/host/sshhost", []string{"bootstrap/fault", "bootstrap/host"}, "carries a host over SSH"},
+	{"bootstrap/host/localhost", []string{"bootstrap/fault", "bootstrap/host"}, "carries a host on this machine"},
+	{"bootstrap/host/hosttest", []string{"bootstrap/fault", "bootstrap/host"}, "simulates a host"},
+	{"bootstrap/plan", []string{"bootstrap/fault"}, "the engine knows neither hosts nor Kubernetes"},
+	{"bootstrap/bundle/unpack", nil, "is sent to hosts: small"},
+	{"bootstrap/bundle", []string{"bootstrap/fault", "bootstrap/version", "bootstrap/bundle/unpack"}, "a file format"},
+	{"bootstrap/file", []string{"bootstrap/host", "bootstrap/plan"}, "an action"},
+	{"bootstrap/systemd", []string{"bootstrap/host", "bootstrap/plan"}, "an action"},
+	{"bootstrap/claim", []string{"bootstrap/fault", "bootstrap/host", "bootstrap/plan"}, "an action"},
+	{"bootstrap/kernel", []string{"bootstrap/file", "bootstrap/host", "bootstrap/plan"}, "an action"},
+	{"bootstrap/cluster", []string{"bootstrap/fault", "bootstrap/plan"}, "the API, without hosts"},
+	{"bootstrap/kubeconfig", []string{"bootstrap/cluster", "bootstrap/fault", "bootstrap/plan"}, "the workstation, without hosts"},
+	{"bootstrap/install", []string{"bootstrap/bundle", "bootstrap/bundle/unpack", "bootstrap/fault", "bootstrap/host", "bootstrap/plan"}, "puts the bundle on a host"},
+	{"bootstrap/certs", []string{"bootstrap/host", "bootstrap/plan", "pki"}, "a component"},
+	{"bootstrap/containerd", component("bootstrap/bundle"), "a component: components do not know each other"},
+	{"bootstrap/kubelet", component("pki"), "a component: components do not know each other"},
+	{"bootstrap/kubeproxy", component(), "a component: components do not know each other"},
+	{"bootstrap/etcd", component(), "a component: components do not know each other"},
+	{"bootstrap/controlplane", component(), "a component: components do not know each other"},
+	{"bootstrap/cleanup", []string{"bootstrap/claim", "bootstrap/host", "bootstrap/plan", "bootstrap/systemd"}, "undoes, by what was there before"},
+	{"bootstrap", []string{"bootstrap/...", "addons", "pki", "templates"}, "the verbs; what carries a host is the command's choice"},
+	{"lab", []string{"bootstrap/fault"}, "hosts for anyone: it knows nothing of what runs on them"},
+	{"cmd/kube", []string{"cmd/kube/overlay"}, "upstream's mains"},
+	{"cmd/kube/overlay", []string{"bootstrap/version"}, "a component of the cluster, not of the installer"},
+	{"cmd/pause", nil, "a component of the cluster, not of the installer"},
+	{"cmd/unbundle", []string{"bootstrap/bundle/unpack"}, "is sent to hosts: small"},
+	{"cmd/kubewright/ui", []string{"bootstrap/fault", "bootstrap/plan"}, "shows events"},
+	{"cmd/kubewright", []string{"..."}, "wires everything"},
+	{"e2e", []string{"lab", "cmd/kubewright/ui"}, "uses the program as people do"},
+	{".", nil, "go.mod, embedded"},
+}
+
+// component is what the steps of one component may use.
+func component(more ...string) []string {
+	return append([]string{"bootstrap/file", "bootstrap/host", "bootstrap/install", "bootstrap/plan", "bootstrap/systemd", "templates"}, more...)
+}
+
+// TestImportsPointDown reads the files itself: the result of a test that shells
+// out to `go list` would be cached over a violation.
+func TestImportsPointDown(t *testing.T) {
+	files := token.NewFileSet()
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "dist" || d.Name() == "internal") {
+			return fs.SkipDir
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		file, err := parser.ParseFile(files, name, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		folder := filepath.ToSlash(filepath.Dir(name))
+		may, reason, known := lawOf(folder)
+		if !known {
+			t.Errorf("%s: folder %s has no line in the law: add one with its reason", name, folder)
+		}
+		for _, spec := range file.Imports {
+			imported, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if imported != module && !strings.HasPrefix(imported, module+"/") {
+				continue
+			}
+			of := path.Clean("./" + strings.TrimPrefix(strings.TrimPrefix(imported, module), "/"))
+			if !allowed(may, of) {
+				t.Errorf("%s imports %s: %s may not (%s)", name, of, folder, reason)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func lawOf(folder string) (may []string, reason string, known bool) {
+	longest := -1
+	for _, l := range law {
+		if (folder == l.folder || strings.HasPrefix(folder, l.folder+"/")) && len(l.folder) > longest {
+			may, reason, known, longest = l.may, l.reason, true, len(l.folder)
+		}
+	}
+	return may, reason, known
+}
+
+func allowed(may []string, of string) bool {
+	return slices.ContainsFunc(may, func(m string) bool {
+		if below, ok := strings.CutSuffix(m, "..."); ok {
+			if m == "bootstrap/..." && strings.HasPrefix(of, "bootstrap/host/") {
+				return false // sshhost is cmd's to choose
+			}
+			return strings.HasPrefix(of, below)
+		}
+		return m == of
+	})
+}
