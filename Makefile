@@ -29,7 +29,7 @@ help: ## show this
 
 .PHONY: packages
 packages: ## install the Debian packages that are missing
-	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | sed -n 's/ install ok installed$$//p' \
+	@missing=$$({ dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null || true; } | sed -n 's/ install ok installed$$//p' \
 	  | sort - | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
 	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
 
@@ -65,7 +65,7 @@ down: ## destroy the lab
 .PHONY: lint
 lint: packages ## gofmt, vet, staticcheck, go.mod
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt-ed: $$unformatted" >&2; exit 1; }
-	go mod verify
+	go mod tidy -diff
 	go vet ./...
 	go run $(STATICCHECK) ./...
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -160,8 +161,16 @@ func (r *run) await(l Lane, s step) bool {
 	}
 }
 
-// step runs one step to its end and returns the event that tells of it.
-func (r *run) step(l Lane, s step) Event {
+// step runs one step to its end and returns the event that tells of it. A panic
+// of the step is a failure of that step alone: the others still come to a halt cleanly.
+func (r *run) step(l Lane, s step) (ended Event) {
+	defer func() {
+		if p := recover(); p != nil {
+			ended = Event{Kind: Failed, Err: &fault.Fault{Code: fault.Internal, Host: l.Name, Step: s.name,
+				Err:    fmt.Errorf("panic: %v\n%s", p, debug.Stack()),
+				Remedy: "this is a defect of kubewright: please report it with the lines above"}}
+		}
+	}()
 	ctx := r.ctx
 	if s.wait {
 		ctx = r.waits

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -243,10 +242,4 @@ func first(values ...string) string {
 		}
 	}
 	return ""
-}
-
-// isAddr tells an address from a name.
-func isAddr(s string) (netip.Addr, bool) {
-	a, err := netip.ParseAddr(s)
-	return a.Unmap(), err == nil
 }
