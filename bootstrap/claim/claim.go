@@ -89,7 +89,7 @@ func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 		return nil, err
 	}
 	if have != nil {
-		if have.ClusterID != t.ClusterID || have.Role != t.Role || have.Node != t.Node {
+		if have.ClusterID != t.ClusterID || have.Cluster != t.Cluster || have.Role != t.Role || have.Node != t.Node {
 			return nil, fault.New(fault.HostTaken,
 				"run `kubewright reset "+r.Name()+"` first, if that cluster no longer needs this host",
 				"the host is already %s %s of cluster %s (id %s)", have.Role, have.Node, have.Cluster, have.ClusterID)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -65,6 +66,10 @@ func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
 		record, err := cluster.ReadRecord(ctx, client)
 		if err != nil {
 			return nil, err
+		}
+		if !strings.HasPrefix(record.Bundle, b.Version()+"-") {
+			return nil, fault.New(fault.BundleRefused, "use the bundle that the cluster was made with (--bundle)",
+				"the cluster runs bundle %s, this one is %s", record.Bundle, b.Name())
 		}
 		known, err := spec.Load(strings.NewReader(record.Spec), "ConfigMap kube-system/kubewright")
 		if err != nil {
