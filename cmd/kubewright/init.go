@@ -142,8 +142,8 @@ func (a *app) wish(c *cobra.Command, args []string, cf *clusterFlags, hf *hostFl
 			return nil, usage(c, fmt.Errorf("name hosts on the command line or in the file, not both"))
 		}
 		var both []string
-		c.LocalNonPersistentFlags().Visit(func(f *pflag.Flag) {
-			if f.Name != "file" && f.Name != "bundle" {
+		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Changed && f.Name != "file" && f.Name != "bundle" {
 				both = append(both, "--"+f.Name)
 			}
 		})

@@ -92,9 +92,10 @@ func wrapArgs(c *cobra.Command) {
 	check := c.Args
 	if check == nil {
 		check = cobra.ArbitraryArgs
-		if c.HasSubCommands() {
-			check = cobra.NoArgs
-		}
+	}
+	if c.HasSubCommands() && !c.Runnable() {
+		check = cobra.NoArgs // an argument would be a command that there is not
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	}
 	c.Args = func(c *cobra.Command, args []string) error {
 		if err := check(c, args); err != nil {

@@ -120,6 +120,11 @@ func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes
 	if err != nil {
 		return finish(err)
 	}
+	names := make([]string, len(lanes))
+	for i, l := range lanes {
+		names[i] = l.Name
+	}
+	show.Begin(names)
 	summary.Count, err = plan.Run(ctx, plan.Options{Emit: show.Event, Stop: stop}, lanes...)
 	if err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fault.New(fault.Interrupted, "run the same command again: it goes on where this one stopped", "aborted: %w", err)

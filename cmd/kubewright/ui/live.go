@@ -69,6 +69,15 @@ func (l *Live) lane(name string) *lane {
 	return x
 }
 
+// Begin gives every lane its line.
+func (l *Live) Begin(lanes []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, name := range lanes {
+		l.lane(name)
+	}
+}
+
 func (l *Live) Event(e plan.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

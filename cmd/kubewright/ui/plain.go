@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
@@ -18,6 +19,9 @@ type Plain struct {
 
 // NewPlain returns a renderer for pipes and logs.
 func NewPlain(w io.Writer) *Plain { return &Plain{w: w, quarter: map[string]int64{}} }
+
+// Begin has nothing to show.
+func (p *Plain) Begin([]string) {}
 
 func (p *Plain) line(e plan.Event, what, detail string) {
 	fmt.Fprintf(p.w, "%s %-12s %-9s %-26s %s\n", e.Time.Format(time.TimeOnly), e.Lane, what, e.Step, detail)
@@ -40,7 +44,7 @@ func (p *Plain) Event(e plan.Event) {
 		p.line(e, "progress", progressText(e))
 	case plan.Applied:
 		p.quarter[e.Lane] = 0
-		p.line(e, "applied", seconds(e.Took)+"  "+changes(e.Diff))
+		p.line(e, "applied", strings.TrimSpace(seconds(e.Took)+"  "+changes(e.Diff)))
 	case plan.Failed:
 		p.line(e, "failed", firstLine(e.Err.Error()))
 	case plan.Canceled:
@@ -48,8 +52,12 @@ func (p *Plain) Event(e plan.Event) {
 	}
 }
 
-// changes counts a diff, or shows its only change.
+// changes counts a diff, or shows its only change. What was waited for has been
+// told as progress.
 func changes(d plan.Diff) string {
+	if len(d) == 1 && d[0].Verb == plan.Await {
+		return ""
+	}
 	if len(d) == 1 {
 		return d[0].String()
 	}
@@ -108,6 +116,9 @@ func (j *JSONLines) write(l Line) {
 	l.Time = l.Time.UTC().Truncate(time.Millisecond)
 	j.e.Encode(l) //nolint:errcheck // the reader left: the run goes on
 }
+
+// Begin has nothing to say: every line names its lane.
+func (j *JSONLines) Begin([]string) {}
 
 func (j *JSONLines) Event(e plan.Event) {
 	j.write(Line{

@@ -15,6 +15,8 @@ import (
 
 // Renderer is told the events of a run, one at a time.
 type Renderer interface {
+	// Begin names the lanes, in the order in which they are shown.
+	Begin(lanes []string)
 	Event(plan.Event)
 	// Notice says something that is no lane's.
 	Notice(text string)
