@@ -103,14 +103,17 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 					Result: plan.NewValue[certs.Material]("the certificates")},
 				ca: c.ca, super: c.access, admin: admin,
 			}},
-		hostStep{Name: "controlplane/start", Doc: "etcd, API server, controller manager and scheduler",
-			Sets: []plan.Cell{c.started}, Do: hostTold{systemd.Run{
-				Services: append([]systemd.Service{etcd.Service(c.etcd(n))}, controlplane.Services(c.controlPlane(n))...)}, c.started}},
+		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{
+			systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n)), controlplane.APIServer(c.controlPlane(n))}}, c.started}},
 	)
 	steps = append(steps, runtimeSteps(c, n)...)
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
+		// Started earlier they would only take the processor from the API server,
+		// be refused as leaders, and try again two seconds later.
+		hostStep{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
+			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
 	)
 	return plan.NewLane[hostReader, hostWriter](n.Wish.Name, n.Host, n.Host, steps...)
 }

@@ -39,12 +39,15 @@ type Inputs struct {
 	APIServerArgs, ControllerManagerArgs, SchedulerArgs map[string]string
 }
 
-// Services are the units, to be started together.
-func Services(in Inputs) []systemd.Service {
-	return []systemd.Service{apiserver(in), controllerManager(in), scheduler(in)}
+// Controllers are the units of the controller manager and the scheduler, which
+// need a ready API server.
+func Controllers(in Inputs) []systemd.Service {
+	return []systemd.Service{controllerManager(in), scheduler(in)}
 }
 
-func apiserver(in Inputs) systemd.Service {
+// APIServer is the unit of the API server. It waits for etcd by itself, so that
+// the two can be started together.
+func APIServer(in Inputs) systemd.Service {
 	pki := func(name string) string { return in.PKI + "/" + name }
 	flags := map[string]string{
 		"advertise-address":                  in.Address.String(),
