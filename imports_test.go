@@ -57,6 +57,7 @@ var law = []struct {
 	{"cmd/kubewright/ui", []string{"bootstrap/fault", "bootstrap/plan"}, "shows events"},
 	{"cmd/kubewright", []string{"..."}, "wires everything"},
 	{"e2e", []string{"lab", "cmd/kubewright/ui"}, "uses the program as people do"},
+	{"e2e/box", nil, "runs in test pods"},
 	{".", nil, "go.mod, embedded"},
 }
 

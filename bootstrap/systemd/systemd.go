@@ -24,9 +24,6 @@ import (
 // Dir is where unit files are written.
 const Dir = "/etc/systemd/system"
 
-// networkOnline is reached when addresses are there.
-const networkOnline = "network-online.target"
-
 // Service is a unit as it should be: written, enabled and running.
 type Service struct {
 	Name        string   // with .service
@@ -56,9 +53,6 @@ func (s Service) File() []byte {
 	add("Unit", "Documentation", s.Doc)
 	add("Unit", "After", strings.Join(s.After, " "))
 	add("Unit", "Requires", strings.Join(s.Requires, " "))
-	if slices.Contains(s.After, networkOnline) {
-		add("Unit", "Wants", networkOnline) // nothing else may pull it in
-	}
 	add("Unit", "StartLimitIntervalSec", "0")
 	add("Service", "Type", s.Type)
 	for _, k := range slices.Sorted(maps.Keys(s.Environment)) {

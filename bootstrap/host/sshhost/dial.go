@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"strings"
@@ -257,24 +258,13 @@ func (h *Host) watch(heard *atomic.Int64, interval time.Duration) {
 // explain makes an error that comes of the connection's end a HostUnreachable,
 // and returns any other as it is.
 func (h *Host) explain(err error) error {
-	var noStatus *ssh.ExitMissingError
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, sftp.ErrSSHFxConnectionLost), errors.Is(err, dbus.ErrClosed), errors.As(err, &noStatus):
-		// The streams on a connection may end a moment before the connection itself.
-		select {
-		case <-h.lost:
-		case <-time.After(closeGrace):
-			return err
-		}
-	default:
-		select {
-		case <-h.lost:
-		default:
-			return err
-		}
+	if err == nil || answered(err) {
+		return err
+	}
+	select {
+	case <-h.lost:
+	case <-time.After(closeGrace): // streams on a connection may end a moment before it does
+		return err
 	}
 	why := "it was closed"
 	if h.cause != nil {
@@ -282,6 +272,19 @@ func (h *Host) explain(err error) error {
 	}
 	return fault.New(fault.HostUnreachable, "see whether the host is up, then run the same command again: it goes on where it stopped",
 		"connection to %s lost (%s): %w", h.endpoint.addr(), why, err)
+}
+
+// answered tells whether err is what the host said, or our caller's own end.
+func answered(err error) bool {
+	var (
+		channel *ssh.OpenChannelError
+		status  *sftp.StatusError
+		bus     dbus.Error
+		told    *fault.Fault
+	)
+	return errors.As(err, &channel) || errors.As(err, &status) || errors.As(err, &bus) || errors.As(err, &told) ||
+		errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // dialer makes the connection to a target through all the hosts before it.
@@ -414,12 +417,12 @@ func newOpening[T any]() opening[T] {
 
 // get returns what is open, if alive says that it is good still, or opens it.
 func (o opening[T]) get(ctx context.Context, alive func(T) bool, open func() (T, error)) (T, error) {
-	var none T
+	var zero T
 	var held *T
 	select {
 	case held = <-o.turn:
 	case <-ctx.Done():
-		return none, context.Cause(ctx)
+		return zero, context.Cause(ctx)
 	}
 	if held != nil && alive(*held) {
 		o.turn <- held
@@ -428,7 +431,7 @@ func (o opening[T]) get(ctx context.Context, alive func(T) bool, open func() (T,
 	opened, err := open()
 	if err != nil {
 		o.turn <- nil
-		return none, err
+		return zero, err
 	}
 	o.turn <- &opened
 	return opened, nil

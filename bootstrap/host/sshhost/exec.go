@@ -1,11 +1,13 @@
 package sshhost
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -61,7 +63,33 @@ func (h *Host) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 	if len(cmd.Argv) == 0 {
 		return nil, errors.New("run: no command")
 	}
-	return h.exec(ctx, h.asRoot(cmd.Argv...), cmd)
+	return h.exec(ctx, h.asRoot(append([]string{"sh", "-c", announce, "sh"}, cmd.Argv...)...), cmd)
+}
+
+// announce makes a command tell its process id before all else, so that it can
+// be ended: sshd passes on no signals to what root runs, nor to what sudo runs.
+const (
+	announce  = `echo "` + pidMark + `$$" >&2; exec "$@"`
+	pidMark   = "kubewright-pid:"
+	killGrace = time.Second
+)
+
+// kill ends a command that was given up, as far as that can be done in a moment.
+func (h *Host) kill(pid string) {
+	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
+	defer cancel()
+	line, err := commandLine(h.asRoot("kill", "-TERM", pid)...)
+	if err != nil {
+		return
+	}
+	await(ctx, func() (none, error) { //nolint:errcheck // it may have ended by itself
+		session, err := h.client.NewSession()
+		if err != nil {
+			return none{}, err
+		}
+		defer session.Close() //nolint:errcheck // it is closed with the command's end
+		return none{}, session.Run(line)
+	})
 }
 
 // exec runs full in a session, and speaks of it as cmd.
@@ -90,10 +118,10 @@ func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byt
 		}
 		go func() {
 			defer stdin.Close() //nolint:errcheck // the command sees its end, or is gone
-			source := &source{r: cmd.Stdin}
-			io.Copy(stdin, source) //nolint:errcheck // a command may end without reading all
-			if source.err != nil {
-				cancel(fmt.Errorf("%s: read what it is to be given: %w", cmd.Argv[0], source.err))
+			from := &source{r: cmd.Stdin}
+			io.Copy(stdin, from) //nolint:errcheck // a command may end without reading all
+			if from.err != nil {
+				cancel(fmt.Errorf("%s: read what it is to be given: %w", cmd.Argv[0], from.err))
 			}
 		}()
 	}
@@ -101,10 +129,10 @@ func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byt
 	session.Stderr = stderr
 	out, err := await(ctx, func() ([]byte, error) { return session.Output(line) })
 	if ctx.Err() != nil { // also if the command ended well on half of its input
-		go func() { // the connection may be stuck
-			session.Signal(ssh.SIGTERM) //nolint:errcheck // best effort
-			session.Close()             //nolint:errcheck // likewise
-		}()
+		if pid := stderr.announced(); pid != "" {
+			h.kill(pid)
+		}
+		go session.Close() //nolint:errcheck // the connection may be stuck
 		return nil, fmt.Errorf("%s: %w", cmd.Argv[0], context.Cause(ctx))
 	}
 	session.Close() //nolint:errcheck // the server closes it with the command's end
@@ -113,7 +141,7 @@ func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byt
 	case err == nil:
 		return out, nil
 	case errors.As(err, &exit):
-		failed := &host.ExitError{Argv: cmd.Argv, Status: exit.ExitStatus(), Stderr: string(stderr.kept)}
+		failed := &host.ExitError{Argv: cmd.Argv, Status: exit.ExitStatus(), Stderr: stderr.text()}
 		if exit.Signal() != "" {
 			failed.Stderr += "\nkilled by signal " + exit.Signal()
 		}
@@ -139,8 +167,8 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	case r := <-done:
 		return r.value, r.err
 	case <-ctx.Done():
-		var none T
-		return none, context.Cause(ctx)
+		var zero T
+		return zero, context.Cause(ctx)
 	}
 }
 
@@ -158,15 +186,41 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tail keeps the last bytes written to it.
-type tail struct{ kept []byte }
+// tail keeps the last bytes written to it, and the process id among the first.
+type tail struct {
+	mu   sync.Mutex
+	kept []byte
+	pid  string
+}
 
 func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.kept = append(t.kept, p...)
+	if t.pid == "" { // sshd may have put lines of its own before it
+		if before, after, ok := bytes.Cut(t.kept, []byte(pidMark)); ok {
+			if pid, rest, ok := bytes.Cut(after, []byte("\n")); ok {
+				t.pid, t.kept = string(pid), append(bytes.Clone(before), rest...)
+			}
+		}
+	}
 	if over := len(t.kept) - stderrKept; over > 0 {
 		t.kept = append(t.kept[:0], t.kept[over:]...)
 	}
 	return len(p), nil
+}
+
+func (t *tail) text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.kept)
+}
+
+// announced is the process id that the command told, "" if it has not yet.
+func (t *tail) announced() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pid
 }
 
 // pipe is a program on the host as a stream: its standard input and output.

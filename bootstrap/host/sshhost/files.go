@@ -80,26 +80,22 @@ func (h *Host) openSFTP() (*sftp.Client, error) {
 
 // withFiles calls f with the SFTP client, and does not wait for it longer than ctx.
 func withFiles[T any](ctx context.Context, h *Host, op, name string, f func(*sftp.Client) (T, error)) (T, error) {
-	var none T
+	var zero T
 	c, err := h.sftp(ctx)
 	if err != nil {
-		return none, err
+		return zero, err
 	}
 	value, err := await(ctx, func() (T, error) { return f(c) })
 	if err != nil {
-		return none, h.fileError(ctx, c, op, name, err)
+		return zero, h.fileError(ctx, c, op, name, err)
 	}
 	return value, nil
 }
 
-// fileError names operation and path. SFTP has no status for a full disk, it is
-// the general failure: the file system is asked whether that was it.
+// fileError names operation and path, and tells a full disk.
 func (h *Host) fileError(ctx context.Context, c *sftp.Client, op, name string, err error) error {
-	var status *sftp.StatusError
-	if errors.As(err, &status) && status.FxCode() == sftp.ErrSSHFxFailure {
-		if full := h.diskFull(ctx, c, path.Dir(name)); full != nil {
-			return full
-		}
+	if full := h.diskFull(ctx, c, path.Dir(name), err); full != nil {
+		return full
 	}
 	var located *fs.PathError
 	if !errors.As(err, &located) {
@@ -108,8 +104,17 @@ func (h *Host) fileError(ctx context.Context, c *sftp.Client, op, name string, e
 	return h.explain(err)
 }
 
-// diskFull is a fault if the file system of dir has no space or no inode left.
-func (h *Host) diskFull(ctx context.Context, c *sftp.Client, dir string) error {
+// diskFull is a fault if an operation in dir failed with err for want of space
+// or inodes. SFTP has no status for that but the general failure, so the file
+// system is asked how much it has left.
+func (h *Host) diskFull(ctx context.Context, c *sftp.Client, dir string, err error) error {
+	if told := (*fault.Fault)(nil); errors.As(err, &told) && told.Code == fault.DiskFull {
+		return err
+	}
+	var status *sftp.StatusError
+	if !errors.As(err, &status) || status.FxCode() != sftp.ErrSSHFxFailure {
+		return nil
+	}
 	vfs, err := await(ctx, func() (*sftp.StatVFS, error) { return c.StatVFS(dir) })
 	if err != nil {
 		return nil
@@ -202,10 +207,10 @@ func (h *Host) WriteFile(ctx context.Context, name string, content io.Reader, me
 	if err != nil {
 		return err
 	}
-	source := &source{r: &until{ctx: ctx, r: content}}
-	if err := replace(c, name, source, meta); err != nil {
-		if source.err != nil {
-			return fmt.Errorf("write %s: read its content: %w", name, source.err)
+	from := &source{r: &until{ctx: ctx, r: content}}
+	if err := h.replace(ctx, c, name, from, meta); err != nil {
+		if from.err != nil {
+			return fmt.Errorf("write %s: read its content: %w", name, from.err)
 		}
 		return h.fileError(ctx, c, "write", name, err)
 	}
@@ -213,7 +218,7 @@ func (h *Host) WriteFile(ctx context.Context, name string, content io.Reader, me
 }
 
 // replace writes a file beside name and renames it.
-func replace(c *sftp.Client, name string, content *source, meta host.Meta) (err error) {
+func (h *Host) replace(ctx context.Context, c *sftp.Client, name string, content *source, meta host.Meta) (err error) {
 	temp := temporary(name)
 	create := func() (*sftp.File, error) { return c.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL) }
 	f, err := create()
@@ -227,6 +232,9 @@ func replace(c *sftp.Client, name string, content *source, meta host.Meta) (err 
 	}
 	defer func() {
 		if err != nil {
+			if full := h.diskFull(ctx, c, path.Dir(name), err); full != nil {
+				err = full // to be found out before the room is given back
+			}
 			f.Close()      //nolint:errcheck // the first error tells more
 			c.Remove(temp) //nolint:errcheck // likewise
 		}

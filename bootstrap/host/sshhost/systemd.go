@@ -27,7 +27,8 @@ const (
 // D-Bus errors by which systemd says that it knows no such unit.
 const (
 	noSuchUnit    = "org.freedesktop.systemd1.NoSuchUnit"
-	unknownObject = "org.freedesktop.DBus.Error.UnknownObject" // a template, which cannot be loaded
+	unknownObject = "org.freedesktop.DBus.Error.UnknownObject"
+	invalidArgs   = "org.freedesktop.DBus.Error.InvalidArgs" // a template, which is no unit by itself
 )
 
 // systemBus is a connection to systemd over the host's system bus.
@@ -139,7 +140,7 @@ func (h *Host) Units(ctx context.Context, names ...string) ([]host.Unit, error) 
 	for i, name := range names {
 		all.Go(func() error {
 			properties, err := bus.GetAllPropertiesContext(ctx, name)
-			if isBusError(err, noSuchUnit, unknownObject) {
+			if isBusError(err, noSuchUnit, unknownObject, invalidArgs) {
 				units[i] = host.Unit{Name: name, Load: "not-found", Active: "inactive", Sub: "dead"}
 				return nil
 			}
