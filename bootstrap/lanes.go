@@ -75,7 +75,7 @@ func apiURL(a netip.Addr, port int) string {
 // hostSteps begin the lane of every node.
 func hostSteps(c *shared, n Node, role spec.Role) []hostStep {
 	return []hostStep{
-		step("host/claim", "mark the host as this cluster's, and keep what a reset puts back", claim.Take{
+		step(claim.Step, "mark the host as this cluster's, and keep what a reset puts back", claim.Take{
 			ClusterID: c.id, Cluster: c.Name, Role: string(role), Node: n.Name,
 			Paths: UsedPaths(), Settings: kernel.Settings(),
 		}),

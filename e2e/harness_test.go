@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -143,16 +144,6 @@ func (e *env) kubectl(t testing.TB, args ...string) string {
 	return strings.TrimSpace(r.stdout)
 }
 
-// apply applies a manifest with the shipped kubectl.
-func (e *env) apply(t testing.TB, manifest string) {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "manifest.yaml")
-	if err := os.WriteFile(path, []byte(manifest), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	e.kubectl(t, "apply", "-f", path)
-}
-
 // on runs a command on a host as root and fails the test unless it succeeds.
 func (e *env) on(t testing.TB, host string, argv ...string) string {
 	t.Helper()
@@ -165,6 +156,24 @@ func (e *env) on(t testing.TB, host string, argv ...string) string {
 		t.Fatalf("%s: %s: exit %d\n%s%s", host, strings.Join(argv, " "), status, stdout.String(), stderr.String())
 	}
 	return strings.TrimSpace(stdout.String())
+}
+
+// lockedBuffer is a buffer that a running program writes to while it is read.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // poll is how often eventually looks.

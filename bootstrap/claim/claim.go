@@ -71,6 +71,18 @@ func Read(ctx context.Context, r host.Reader) (*Claim, error) {
 	return &c, nil
 }
 
+// Taken is the fault of a host that belongs to the claim's cluster already, and
+// cannot be what else is wished of it.
+func (c *Claim) Taken(host string) error {
+	f := fault.New(fault.HostTaken, "run `kubewright reset "+host+"` first, if that cluster no longer needs this host",
+		"the host is already %s %s of cluster %s (id %s)", c.Role, c.Node, c.Cluster, c.ClusterID)
+	f.Host, f.Step = host, Step
+	return f
+}
+
+// Step is the step that claims a host.
+const Step = "host/claim"
+
 // Take claims a host for a cluster, or refuses with fault.HostTaken.
 type Take struct {
 	ClusterID string
@@ -90,9 +102,7 @@ func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	}
 	if have != nil {
 		if have.ClusterID != t.ClusterID || have.Cluster != t.Cluster || have.Role != t.Role || have.Node != t.Node {
-			return nil, fault.New(fault.HostTaken,
-				"run `kubewright reset "+r.Name()+"` first, if that cluster no longer needs this host",
-				"the host is already %s %s of cluster %s (id %s)", have.Role, have.Node, have.Cluster, have.ClusterID)
+			return nil, have.Taken(r.Name())
 		}
 		return nil, nil
 	}

@@ -63,7 +63,6 @@ const (
 const (
 	ownerMayWrite   = fs.FileMode(0o200)
 	capSysResource  = 24  // its bit number in linux/capability.h
-	commandNotFound = 127 // env's and the shell's exit status
 )
 
 func toolNames() []string {
@@ -117,7 +116,7 @@ func Gather(ctx context.Context, r Reader) (Facts, error) {
 	})
 	all.Go(func() error {
 		out, err := r.Query(ctx, "ip", "-json", "address", "show")
-		if exit := (*ExitError)(nil); errors.As(err, &exit) && exit.Status == commandNotFound {
+		if exit := (*ExitError)(nil); errors.As(err, &exit) && exit.Status == NoProgram {
 			return nil // Tool says so too; whoever needs it tells the admin
 		}
 		if err != nil {

@@ -21,13 +21,14 @@ type Reader interface {
 	// ReadFile returns a file's content; errors wrap fs.ErrNotExist as os's do.
 	ReadFile(ctx context.Context, path string) ([]byte, error)
 	// Stat describes each path, without following a link, in the order asked;
-	// a path that does not exist has Exists == false and is no error. All are
-	// asked at once: it costs about one round trip, however many they are.
+	// a path that does not exist, also for want of a directory on the way, has
+	// Exists == false and is no error. All are asked at once: it costs about one
+	// round trip, however many they are.
 	Stat(ctx context.Context, paths ...string) ([]File, error)
 	// ReadDir lists the names in a directory, sorted.
 	ReadDir(ctx context.Context, path string) ([]string, error)
 	// Query runs a command that changes nothing and returns its standard output.
-	// A non-zero exit is an *ExitError.
+	// A non-zero exit is an *ExitError, also that of a program the host lacks.
 	Query(ctx context.Context, argv ...string) ([]byte, error)
 	// Dial connects to an address as seen from the host: "tcp" or "unix".
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
@@ -39,18 +40,21 @@ type Reader interface {
 // Host is a Reader that may also change the machine, as root.
 type Host interface {
 	Reader
-	// Run runs a command. A non-zero exit is an *ExitError.
+	// Run runs a command as Query does. When ctx ends it is told to end (SIGTERM),
+	// and the error wraps ctx's cause; one from reading Stdin is wrapped likewise.
 	Run(ctx context.Context, cmd Command) ([]byte, error)
 	// WriteFile replaces a file atomically: temporary file beside it, mode and
 	// owner, fsync, rename, fsync of the directory. Missing parent directories
 	// are made, 0755 root. A full disk is a fault.DiskFull, the old file intact.
 	WriteFile(ctx context.Context, path string, content io.Reader, meta Meta) error
-	// Mkdir makes a directory with its missing parents (0755) and gives it meta.
+	// Mkdir makes a directory with its missing parents (0755 root) and gives it
+	// meta, also one that is there.
 	Mkdir(ctx context.Context, path string, meta Meta) error
-	// Symlink makes path a link to target, atomically replacing a link that is there.
+	// Symlink makes path a link to target, atomically replacing a link or file that
+	// is there; a directory there is an error. Missing parents are made, 0755 root.
 	Symlink(ctx context.Context, target, path string) error
-	// Remove removes paths and all below them; one that is absent is no error.
-	// It does not cross mount points: a mounted file system below is an error.
+	// Remove removes absolute paths and all below them; one that is absent is no
+	// error. If a file system is mounted at or below one, nothing is removed.
 	Remove(ctx context.Context, paths ...string) error
 	// Systemd changes the host's units.
 	Systemd() Systemd
@@ -116,6 +120,9 @@ type ExitError struct {
 	Status int
 	Stderr string // the last 4 KiB
 }
+
+// NoProgram is the exit status of a command whose program the host lacks.
+const NoProgram = 127
 
 func (e *ExitError) Error() string {
 	msg := fmt.Sprintf("%s: exit status %d", strings.Join(e.Argv, " "), e.Status)

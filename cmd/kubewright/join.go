@@ -71,6 +71,11 @@ func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
 			return nil, fault.New(fault.BundleRefused, "use the bundle that the cluster was made with (--bundle)",
 				"the cluster runs bundle %s, this one is %s", record.Bundle, b.Name())
 		}
+		for _, t := range targets {
+			if t.Claim != nil && t.Claim.Role != string(spec.WorkerRole) {
+				return nil, t.Claim.Taken(t.Wish.Name)
+			}
+		}
 		known, err := spec.Load(strings.NewReader(record.Spec), "ConfigMap kube-system/kubewright")
 		if err != nil {
 			return nil, err

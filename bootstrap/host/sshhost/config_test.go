@@ -142,21 +142,3 @@ func TestCommandLine(t *testing.T) {
 		t.Error("a NUL was let through")
 	}
 }
-
-func TestMountBelow(t *testing.T) {
-	table := "22 1 0:20 / / rw - ext4 /dev/sda rw\n" +
-		"30 22 0:30 / /var/lib/kubelet rw shared:1 - tmpfs tmpfs rw\n" +
-		"31 22 0:31 / /srv/with\\040space rw - tmpfs tmpfs rw\n"
-	for name, want := range map[string]string{
-		"/var":                   "/var/lib/kubelet",
-		"/var/lib/kubelet/":      "/var/lib/kubelet",
-		"/var/lib/kube":          "",
-		"/var/lib/kubelet/pods":  "",
-		"/srv/with space":        "/srv/with space",
-		"/etc/kubernetes/../pki": "",
-	} {
-		if got := mountBelow(table, []string{"/opt", name}); got != want {
-			t.Errorf("below %s: %q, want %q", name, got, want)
-		}
-	}
-}

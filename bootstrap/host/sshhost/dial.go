@@ -139,7 +139,7 @@ func (h *Host) checkSudo(ctx context.Context) error {
 		return err
 	}
 	user := h.endpoint.user
-	if exit.Status == commandNotFound {
+	if exit.Status == host.NoProgram {
 		return fault.New(fault.SudoRefused, "install sudo there, or connect as root@"+h.endpoint.written.host,
 			"%s has no sudo, which user %s needs: %w", h.endpoint.hostName, user, err)
 	}
@@ -147,8 +147,6 @@ func (h *Host) checkSudo(ctx context.Context) error {
 		fmt.Sprintf("put the line \"%s ALL=(ALL) NOPASSWD: ALL\" in /etc/sudoers.d/%s there, or connect as root@%s", user, user, h.endpoint.written.host),
 		"sudo on %s does not let %s be root without a password: %w", h.endpoint.hostName, user, err)
 }
-
-const commandNotFound = 127 // the shell's exit status
 
 // ownAddr is the host's own end of the connection. SSH_CONNECTION has it as the
 // third word; if that is not what was dialed, the address was translated on

@@ -23,9 +23,7 @@ const (
 	statsAtOnce     = 64
 	parentMode      = fs.FileMode(0o755)
 	fullBelow       = 1 << 20 // bytes free under which a failed write is called a full disk
-	mountTable      = "/proc/self/mountinfo"
 	serverUmask     = "077" // temporary files must not be readable for a moment even
-	mountPointField = 4     // of a line of mountinfo, proc(5)
 )
 
 // serverPrograms is where distributions put OpenSSH's sftp-server.
@@ -367,11 +365,11 @@ func (h *Host) Remove(ctx context.Context, paths ...string) error {
 			return fmt.Errorf("remove %q: only absolute paths below / are removed", name)
 		}
 	}
-	mounts, err := h.ReadFile(ctx, mountTable)
+	mounts, err := h.ReadFile(ctx, host.MountTable)
 	if err != nil {
 		return err
 	}
-	if at := mountBelow(string(mounts), paths); at != "" {
+	if at := host.MountBelow(string(mounts), paths); at != "" {
 		return fmt.Errorf("remove %s: a file system is mounted at %s", strings.Join(paths, " "), at)
 	}
 	argv := append([]string{"rm", "-rf", "--one-file-system", "--"}, paths...)
@@ -388,23 +386,6 @@ func (h *Host) Remove(ctx context.Context, paths ...string) error {
 		}
 	}
 	return nil
-}
-
-// mountBelow returns the first mount point in a mountinfo file that is one of paths or below it.
-func mountBelow(mountinfo string, paths []string) string {
-	for line := range strings.Lines(mountinfo) {
-		fields := strings.Fields(line)
-		if len(fields) <= mountPointField {
-			continue
-		}
-		point := strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(fields[mountPointField])
-		for _, name := range paths {
-			if name = path.Clean(name); point == name || strings.HasPrefix(point, name+"/") {
-				return point
-			}
-		}
-	}
-	return ""
 }
 
 // until is a reader that ends with ctx.

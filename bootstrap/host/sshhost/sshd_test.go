@@ -363,7 +363,7 @@ func TestRun(t *testing.T) {
 	if !errors.As(err, &exit) || exit.Status != 7 || len(exit.Stderr) != stderrKept || !strings.HasSuffix(exit.Stderr, "last\n") {
 		t.Errorf("%v", err)
 	}
-	if _, err = h.Query(ctx, "no-such-program"); !errors.As(err, &exit) || exit.Status != commandNotFound {
+	if _, err = h.Query(ctx, "no-such-program"); !errors.As(err, &exit) || exit.Status != host.NoProgram {
 		t.Errorf("absent program: %v", err)
 	}
 	if _, err = h.Query(ctx, "sh", "-c", "kill -KILL $$"); !errors.As(err, &exit) || exit.Status != 128+9 {
