@@ -20,14 +20,20 @@ import (
 type Facts struct {
 	Hostname          string // the kernel's, as it is written there
 	MachineID         string // /etc/machine-id, "" on a host that has none
+	BootID            string // another one after each boot
 	Arch              string // as GOARCH names it; the kernel's own name if Go has none
 	Kernel            string // release, as uname -r prints it
 	OS                string // PRETTY_NAME of os-release, "" if it is unknown
+	OSID              string // ID of os-release: debian, fedora, ...
+	OSVersion         string // VERSION_ID of os-release, "" on a rolling release
+	Virtualization    string // as systemd-detect-virt names it, "none" on bare metal, "" if it is unknown
+	CPUs              int    // online
 	MemoryBytes       uint64
 	Interfaces        []Interface // loopback included; empty on a host without an ip program
+	Routes            []Route     // IPv4, of the main table; empty on a host without an ip program
 	CgroupV2          bool        // the unified hierarchy alone
 	Swap              bool        // some swap is on
-	CapSysResource    bool        // pid 1 has it: oom_score_adj can be lowered
+	CapSysResource    bool        // services of pid 1 may have it: oom_score_adj can be lowered
 	ConntrackMaxFixed bool        // nf_conntrack_max cannot be set from here, as in containers
 	Resolvers         []string    // addresses that names outside the cluster can be asked of, in order
 
@@ -39,7 +45,26 @@ type Facts struct {
 type Interface struct {
 	Name  string
 	MTU   int
+	MAC   string         // as ip prints it, "" if it has none
 	Addrs []netip.Prefix // the host's own address with the length of its network
+}
+
+// Route is where packets to a network go.
+type Route struct {
+	To      netip.Prefix // 0.0.0.0/0: the default
+	Gateway netip.Addr   // invalid if the network is reached directly
+	Dev     string       // the interface, "" of a route that refuses
+}
+
+// DefaultInterface is the interface of the default route, "" without one. It is
+// no hint at the node's address: on Vagrant's machines it leads to a NAT that all share.
+func (f Facts) DefaultInterface() string {
+	for _, r := range f.Routes {
+		if r.To.Bits() == 0 {
+			return r.Dev
+		}
+	}
+	return ""
 }
 
 // Tool returns the absolute path of one of the programs that kubewright looks
@@ -61,8 +86,9 @@ const (
 )
 
 const (
-	ownerMayWrite   = fs.FileMode(0o200)
-	capSysResource  = 24  // its bit number in linux/capability.h
+	ownerMayWrite  = fs.FileMode(0o200)
+	capSysResource = 24 // its bit number in linux/capability.h
+	isNone         = 1  // systemd-detect-virt's exit status where there is none
 )
 
 func toolNames() []string {
@@ -97,14 +123,19 @@ func Gather(ctx context.Context, r Reader) (Facts, error) {
 	read("/proc/sys/kernel/hostname", false, text(&f.Hostname))
 	read("/proc/sys/kernel/osrelease", false, text(&f.Kernel))
 	read("/etc/machine-id", true, text(&f.MachineID))
-	read("/etc/os-release", true, func(b []byte) error { f.OS = prettyName(string(b)); return nil })
+	read("/proc/sys/kernel/random/boot_id", false, text(&f.BootID))
+	read("/etc/os-release", true, func(b []byte) error {
+		f.OS, f.OSID, f.OSVersion = osField(string(b), "PRETTY_NAME"), osField(string(b), "ID"), osField(string(b), "VERSION_ID")
+		return nil
+	})
+	read("/sys/devices/system/cpu/online", false, func(b []byte) (err error) { f.CPUs, err = countCPUs(string(b)); return err })
 	var own, stub []string // resolvers by systemd-resolved, whose own is a stub for this host only
 	read(resolvedConf, true, func(b []byte) error { own = nameservers(string(b)); return nil })
 	read(etcResolvConf, true, func(b []byte) error { stub = nameservers(string(b)); return nil })
 	read("/proc/swaps", true, func(b []byte) error { f.Swap = swapOn(string(b)); return nil })
 	read("/proc/meminfo", false, func(b []byte) (err error) { f.MemoryBytes, err = memTotal(string(b)); return err })
 	read("/proc/1/status", false, func(b []byte) error {
-		caps, err := effectiveCaps(string(b))
+		caps, err := boundingCaps(string(b))
 		f.CapSysResource = caps&(1<<capSysResource) != 0
 		return err
 	})
@@ -115,16 +146,32 @@ func Gather(ctx context.Context, r Reader) (Facts, error) {
 		return err
 	})
 	all.Go(func() error {
-		out, err := r.Query(ctx, "ip", "-json", "address", "show")
-		if exit := (*ExitError)(nil); errors.As(err, &exit) && exit.Status == NoProgram {
-			return nil // Tool says so too; whoever needs it tells the admin
-		}
-		if err != nil {
+		out, err := r.Query(ctx, "systemd-detect-virt")
+		exit := (*ExitError)(nil)
+		switch {
+		case errors.As(err, &exit) && exit.Status == isNone:
+			f.Virtualization = "none"
+		case errors.As(err, &exit) && exit.Status == NoProgram:
+		default:
+			f.Virtualization = strings.TrimSpace(string(out))
 			return err
 		}
-		f.Interfaces, err = interfaces(out)
-		return err
+		return nil
 	})
+	ip := func(object string, use func([]byte) error) {
+		all.Go(func() error {
+			out, err := r.Query(ctx, "ip", "-json", object, "show")
+			if exit := (*ExitError)(nil); errors.As(err, &exit) && exit.Status == NoProgram {
+				return nil // Tool says so too; whoever needs it tells the admin
+			}
+			if err != nil {
+				return err
+			}
+			return use(out)
+		})
+	}
+	ip("address", func(out []byte) (err error) { f.Interfaces, err = interfaces(out); return err })
+	ip("route", func(out []byte) (err error) { f.Routes, err = routes(out); return err })
 	all.Go(func() error {
 		paths := []string{resolvedConf, etcResolvConf, conntrackMax, containerMark, cgroupV2Mark}
 		for _, dir := range toolDirs() {
@@ -205,10 +252,10 @@ func goarch(machine string) string {
 	}
 }
 
-// prettyName finds PRETTY_NAME in an os-release file.
-func prettyName(content string) string {
+// osField finds a field of an os-release file, "" if it is not there.
+func osField(content, name string) string {
 	for line := range strings.Lines(content) {
-		value, ok := strings.CutPrefix(strings.TrimSpace(line), "PRETTY_NAME=")
+		value, ok := strings.CutPrefix(strings.TrimSpace(line), name+"=")
 		if !ok {
 			continue
 		}
@@ -249,17 +296,39 @@ func memTotal(content string) (uint64, error) {
 	return kib << 10, nil
 }
 
-// effectiveCaps finds CapEff in a /proc/PID/status.
-func effectiveCaps(content string) (uint64, error) {
-	value, ok := statusField(content, "CapEff")
+// boundingCaps finds CapBnd in a /proc/PID/status. Pid 1 may have more itself
+// than it can hand on: what it executes is bounded by this set.
+func boundingCaps(content string) (uint64, error) {
+	value, ok := statusField(content, "CapBnd")
 	if !ok {
-		return 0, errors.New("no CapEff")
+		return 0, errors.New("no CapBnd")
 	}
 	caps, err := strconv.ParseUint(value, 16, 64)
 	if err != nil {
-		return 0, fmt.Errorf("CapEff: %w", err)
+		return 0, fmt.Errorf("CapBnd: %w", err)
 	}
 	return caps, nil
+}
+
+// countCPUs counts a list as the kernel writes it: 0-3,8,10-11.
+func countCPUs(content string) (int, error) {
+	n := 0
+	for part := range strings.SplitSeq(strings.TrimSpace(content), ",") {
+		low, high, ok := strings.Cut(part, "-")
+		if !ok {
+			high = low
+		}
+		from, err := strconv.Atoi(low)
+		if err != nil {
+			return 0, err
+		}
+		to, err := strconv.Atoi(high)
+		if err != nil {
+			return 0, err
+		}
+		n += to - from + 1
+	}
+	return n, nil
 }
 
 // statusField finds the value of a "Name:   value" line.
@@ -277,6 +346,7 @@ func interfaces(out []byte) ([]Interface, error) {
 	var links []struct {
 		Name  string `json:"ifname"`
 		MTU   int    `json:"mtu"`
+		MAC   string `json:"address"`
 		Addrs []struct {
 			Local     string `json:"local"`
 			PrefixLen int    `json:"prefixlen"`
@@ -287,7 +357,7 @@ func interfaces(out []byte) ([]Interface, error) {
 	}
 	var list []Interface
 	for _, link := range links {
-		i := Interface{Name: link.Name, MTU: link.MTU}
+		i := Interface{Name: link.Name, MTU: link.MTU, MAC: link.MAC}
 		for _, a := range link.Addrs {
 			if a.Local == "" { // ip prints an empty object for what it filtered
 				continue
@@ -301,6 +371,42 @@ func interfaces(out []byte) ([]Interface, error) {
 		if i.Name != "" {
 			list = append(list, i)
 		}
+	}
+	return list, nil
+}
+
+// routes reads what ip -json route show prints.
+func routes(out []byte) ([]Route, error) {
+	var entries []struct {
+		To      string `json:"dst"`
+		Gateway string `json:"gateway"`
+		Dev     string `json:"dev"`
+	}
+	if err := json.Unmarshal(out, &entries); err != nil {
+		return nil, fmt.Errorf("ip -json route show: %w", err)
+	}
+	var list []Route
+	for _, e := range entries {
+		r := Route{Dev: e.Dev}
+		var err error
+		switch {
+		case e.To == "default":
+			r.To = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		case strings.Contains(e.To, "/"):
+			r.To, err = netip.ParsePrefix(e.To)
+		default: // one address alone
+			var to netip.Addr
+			if to, err = netip.ParseAddr(e.To); err == nil {
+				r.To = netip.PrefixFrom(to, to.BitLen())
+			}
+		}
+		if err == nil && e.Gateway != "" {
+			r.Gateway, err = netip.ParseAddr(e.Gateway)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ip -json route show: %s: %w", e.To, err)
+		}
+		list = append(list, r)
 	}
 	return list, nil
 }

@@ -3,6 +3,7 @@ package host
 import (
 	"io/fs"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -19,7 +20,7 @@ func TestGoarch(t *testing.T) {
 	}
 }
 
-func TestPrettyName(t *testing.T) {
+func TestOSField(t *testing.T) {
 	for content, want := range map[string]string{
 		"NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\n": "Debian GNU/Linux 12 (bookworm)",
 		"PRETTY_NAME='Some OS'\n":         "Some OS",
@@ -29,9 +30,12 @@ func TestPrettyName(t *testing.T) {
 		"PRETTY_NAME=\"\n":                `"`,
 		"":                                "",
 	} {
-		if got := prettyName(content); got != want {
-			t.Errorf("prettyName(%q) = %q, want %q", content, got, want)
+		if got := osField(content, "PRETTY_NAME"); got != want {
+			t.Errorf("osField(%q) = %q, want %q", content, got, want)
 		}
+	}
+	if got := osField("VERSION_ID=\"12\"\nID=debian\n", "ID"); got != "debian" {
+		t.Errorf("ID is %q", got)
 	}
 }
 
@@ -70,26 +74,68 @@ func TestMemTotal(t *testing.T) {
 	}
 }
 
-func TestEffectiveCaps(t *testing.T) {
+func TestBoundingCaps(t *testing.T) {
 	for content, want := range map[string]bool{
-		"Name:\tsystemd\nCapPrm:\t0\nCapEff:\t000001ffffffffff\n": true,
-		"CapEff:\t000001fffeffffff\n":                             false,
+		"Name:\tsystemd\nCapEff:\t000001ffffffffff\nCapBnd:\t000001ffffffffff\n": true,
+		"CapEff:\t000001ffffffffff\nCapBnd:\t000001fffeffffff\n":                 false,
 	} {
-		caps, err := effectiveCaps(content)
+		caps, err := boundingCaps(content)
 		if err != nil || (caps&(1<<capSysResource) != 0) != want {
 			t.Errorf("%q: %x, %v", content, caps, err)
 		}
 	}
-	for _, bad := range []string{"", "CapEff:\tnone\n"} {
-		if _, err := effectiveCaps(bad); err == nil {
-			t.Errorf("effectiveCaps(%q) succeeded", bad)
+	for _, bad := range []string{"", "CapBnd:\tnone\n"} {
+		if _, err := boundingCaps(bad); err == nil {
+			t.Errorf("boundingCaps(%q) succeeded", bad)
+		}
+	}
+}
+
+func TestCountCPUs(t *testing.T) {
+	for content, want := range map[string]int{"0\n": 1, "0-1\n": 2, "0-3,8,10-11\n": 7} {
+		if got, err := countCPUs(content); err != nil || got != want {
+			t.Errorf("countCPUs(%q) = %d, %v; want %d", content, got, err, want)
+		}
+	}
+	for _, bad := range []string{"", "0-", "a", "0,,1"} {
+		if _, err := countCPUs(bad); err == nil {
+			t.Errorf("countCPUs(%q) succeeded", bad)
+		}
+	}
+}
+
+func TestRoutes(t *testing.T) {
+	out := `[{"dst":"default","gateway":"192.0.2.1","dev":"eth0","flags":[]},{"dst":"192.0.2.0/24","dev":"eth0","prefsrc":"192.0.2.2"},
+{"dst":"10.1.2.3","gateway":"192.0.2.9","dev":"eth0"},{"type":"unreachable","dst":"10.0.0.0/8"}]`
+	got, err := routes([]byte(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Route{
+		{To: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.0.2.1"), Dev: "eth0"},
+		{To: netip.MustParsePrefix("192.0.2.0/24"), Dev: "eth0"},
+		{To: netip.MustParsePrefix("10.1.2.3/32"), Gateway: netip.MustParseAddr("192.0.2.9"), Dev: "eth0"},
+		{To: netip.MustParsePrefix("10.0.0.0/8")},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("\n got %v\nwant %v", got, want)
+	}
+	if dev := (Facts{Routes: got}).DefaultInterface(); dev != "eth0" {
+		t.Errorf("the default route is by %q", dev)
+	}
+	if dev := (Facts{Routes: got[1:]}).DefaultInterface(); dev != "" {
+		t.Errorf("without a default route: by %q", dev)
+	}
+	for _, bad := range []string{"", "{}", `[{"dst":"ten"}]`, `[{"dst":"10.0.0.0/99"}]`, `[{"dst":"default","gateway":"x"}]`} {
+		if _, err := routes([]byte(bad)); err == nil {
+			t.Errorf("routes(%q) succeeded", bad)
 		}
 	}
 }
 
 func TestInterfaces(t *testing.T) {
 	out := `[{"ifindex":1,"ifname":"lo","mtu":65536,"addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8}]},
-{"ifname":"eth0","mtu":1500,"addr_info":[{"family":"inet","local":"10.0.2.15","prefixlen":24},{"family":"inet6","local":"fe80::1","prefixlen":64},{}]},
+{"ifname":"eth0","mtu":1500,"address":"02:6b:00:00:00:01","addr_info":[{"family":"inet","local":"10.0.2.15","prefixlen":24},{"family":"inet6","local":"fe80::1","prefixlen":64},{}]},
 {"ifname":"eth1","mtu":9000,"addr_info":[]},{}]`
 	got, err := interfaces([]byte(out))
 	if err != nil {
@@ -97,7 +143,7 @@ func TestInterfaces(t *testing.T) {
 	}
 	want := []Interface{
 		{Name: "lo", MTU: 65536, Addrs: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}},
-		{Name: "eth0", MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fe80::1/64")}},
+		{Name: "eth0", MTU: 1500, MAC: "02:6b:00:00:00:01", Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24"), netip.MustParsePrefix("fe80::1/64")}},
 		{Name: "eth1", MTU: 9000},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {

@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	statsAtOnce     = 64
-	parentMode      = fs.FileMode(0o755)
-	fullBelow       = 1 << 20 // bytes free under which a failed write is called a full disk
-	serverUmask     = "077" // temporary files must not be readable for a moment even
+	statsAtOnce = 64
+	parentMode  = fs.FileMode(0o755)
+	fullBelow   = 1 << 20 // bytes free under which a failed write is called a full disk
+	serverUmask = "077"   // temporary files must not be readable for a moment even
 )
 
 // serverPrograms is where distributions put OpenSSH's sftp-server.

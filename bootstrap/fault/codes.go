@@ -1,0 +1,44 @@
+package fault
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// meanings says what each code means, in a line for people.
+var meanings = map[Code]string{
+	Internal:        "a defect in kubewright: please report it",
+	Usage:           "wrong flags or arguments",
+	SpecInvalid:     "the cluster file, or what the flags say in its place, is wrong; every fault is told at once",
+	BundleRefused:   "the bundle is missing, truncated, altered, for another architecture or of another version than the cluster",
+	HostUnreachable: "a host does not answer, or the connection to it was lost",
+	HostKeyUnknown:  "a host is met for the first time: its key is in no known_hosts file",
+	HostKeyChanged:  "a host shows another key than known_hosts has for it",
+	AuthRefused:     "a host accepts none of the keys that were offered",
+	SudoRefused:     "sudo on a host is missing, or asks for a password",
+	HostUnsuitable:  "a host lacks a tool, has swap on, or has no address that the others reach",
+	HostTaken:       "a host belongs to another cluster, or to another installer's",
+	DiskFull:        "no space is left on a host",
+	StepFailed:      "a step failed for any other reason; the message has what the host said",
+	Timeout:         "a step did not end in time; the message has what it waited for last",
+	ClusterMissing:  "the kubeconfig leads to no cluster of kubewright's, or that one does not answer",
+	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
+}
+
+// Table is the list of codes as a Markdown page, which docs/exit-codes.md holds.
+func Table() string {
+	var b strings.Builder
+	b.WriteString("# Exit codes\n\n" +
+		"Generated from bootstrap/fault by `go test ./bootstrap/fault -update`.\n\n" +
+		"Every way to fail has a code, which `error:` output and `-o jsonl` name, and an exit status. Neither is ever reused.\n" +
+		"0 is success, also when there was nothing to do. If several hosts fail, the status is that of the first message.\n\n" +
+		"| status | code | meaning |\n|---|---|---|\n")
+	codes := slices.SortedFunc(maps.Keys(exits), func(x, y Code) int { return exits[x] - exits[y] })
+	for _, c := range codes {
+		fmt.Fprintf(&b, "| %d | `%s` | %s |\n", exits[c], c, meanings[c])
+	}
+	b.WriteString("\n`kubewright lab ssh`, `lab exec` and `kubectl` end with the status of what they ran.\n")
+	return b.String()
+}
