@@ -240,6 +240,10 @@ func (l *Lab) plugIn(h *hostState) error {
 	}
 	defer host.close()
 	port, nic := portName(h), l.state.labNIC()
+	// Of a switch that was killed: the kernel takes its ports away in its own time.
+	if err := deleteLink(host.Handle, nic); err != nil {
+		return err
+	}
 	link := &netlink.Veth{LinkAttrs: l.link(port), PeerName: nic, PeerMTU: uint32(l.state.Options.MTU),
 		PeerHardwareAddr: hardware(h.Address), PeerNamespace: netlink.NsPid(h.Init.PID)}
 	if err := inside.LinkAdd(link); err != nil {

@@ -21,7 +21,7 @@ func unitDirs() []string {
 
 const (
 	linkDir      = "/etc/systemd/system" // where Enable makes links
-	jobFailed    = "failed"
+	failed       = "failed"
 	notFound     = "not-found"
 	loaded       = "loaded"
 	active       = "active"
@@ -92,6 +92,12 @@ func (s *Sim) unitFile(name string) (string, *node) {
 	return "", nil
 }
 
+// isUnitName tells unit files from others beside them.
+func isUnitName(name string) bool {
+	kinds := []string{".service", ".slice", ".socket", ".target", ".timer", ".mount", ".path", ".swap", ".automount"}
+	return !strings.HasPrefix(name, ".") && slices.Contains(kinds, path.Ext(name))
+}
+
 // reload reads the unit files again. The lock is held.
 func (s *Sim) reload() {
 	for name, u := range s.units {
@@ -106,7 +112,7 @@ func (s *Sim) reload() {
 			continue
 		}
 		for name, child := range n.children {
-			if child.isDir() || path.Ext(name) == "" {
+			if child.isDir() || !isUnitName(name) {
 				continue
 			}
 			file, n := s.unitFile(name)
@@ -131,6 +137,9 @@ func (s *Sim) boot() {
 			clear(n.children)
 		}
 	}
+	if _, err := s.mkdirAll("/run/systemd/system"); err != nil { // systemd makes it
+		s.t.Errorf("boot %s: %v", s.name, err)
+	}
 	s.mounts = nil
 	clear(s.units)
 	s.reload()
@@ -142,7 +151,8 @@ func (s *Sim) boot() {
 }
 
 // Boot restarts the machine, without counting as an operation: /run, /tmp and
-// mounts are gone, unit files are read, what is enabled is started.
+// mounts are gone, unit files are read, what is enabled is started. /proc stays
+// as the test set it up.
 func (s *Sim) Boot() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,7 +184,7 @@ func (s *Sim) CrashUnit(name string) {
 	if !ok || u.active != active {
 		s.t.Fatalf("%s: %s does not run, it cannot crash", s.name, name)
 	}
-	u.active, u.sub, u.pid = "failed", "failed", 0
+	u.active, u.sub, u.pid = failed, failed, 0
 }
 
 // Units returns the state of units. Systemd is stricter here than where it
@@ -299,7 +309,7 @@ func (s *Sim) launch(verb, name string) error {
 		return errNoSuchUnit
 	}
 	if bad, ok := s.troubles[name]; ok {
-		u.active, u.sub, u.pid = "failed", "failed", 0
+		u.active, u.sub, u.pid = failed, failed, 0
 		if bad.result == "dependency" { // it was not even tried
 			u.active, u.sub = inactive, "dead"
 		}
@@ -384,7 +394,7 @@ func (d systemd) each(ctx context.Context, verb string, names []string, f func(n
 func (d systemd) ResetFailed(ctx context.Context, name string) error {
 	return d.queued(ctx, "reset-failed "+name, func() error {
 		u, ok := d.s.units[name]
-		if !ok || u.active != jobFailed {
+		if !ok || u.active != failed {
 			return nil
 		}
 		u.active, u.sub = inactive, "dead"
