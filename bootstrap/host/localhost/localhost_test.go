@@ -2,9 +2,7 @@ package localhost
 
 import (
 	"errors"
-	"io"
 	"net"
-	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -18,44 +16,8 @@ func TestConformance(t *testing.T) {
 		// As on a host with a strict umask: modes must not depend on it.
 		old := syscall.Umask(0o077)
 		t.Cleanup(func() { syscall.Umask(old) })
-		return hosttest.Fixture{
-			Host: New("here"), Dir: t.TempDir(),
-			Mount: func(t *testing.T, dir string) {
-				if err := syscall.Mount("kubewright-test", dir, "tmpfs", 0, "size=512k"); err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() {
-					if err := syscall.Unmount(dir, 0); err != nil {
-						t.Error(err)
-					}
-				})
-			},
-			Servers: map[string]string{
-				"tcp":  greeter(t, "tcp", "127.0.0.1:0"),
-				"unix": greeter(t, "unix", filepath.Join(t.TempDir(), "socket")),
-			},
-		}
+		return hosttest.ThisMachine(t, New("here"))
 	})
-}
-
-// greeter serves connections a word, until the test ends.
-func greeter(t *testing.T, network, address string) string {
-	listener, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			io.WriteString(conn, "hello")
-			conn.Close()
-		}
-	}()
-	return listener.Addr().String()
 }
 
 func TestNoUnits(t *testing.T) {

@@ -1,61 +1,97 @@
 package sshhost
 
 import (
-	"io"
-	"net"
-	"path/filepath"
-	"syscall"
+	"context"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
+	"github.com/kubewright/kubewright/lab"
 )
 
-// Over loopback, root's files, commands and sockets. Units are tested on a lab
-// host, which has a systemd of its own.
+func TestMain(m *testing.M) {
+	lab.MaybeInit()
+	os.Exit(m.Run())
+}
+
+// TestConformance is of root's files, commands and sockets, over loopback. Units
+// are TestLab's.
 func TestConformance(t *testing.T) {
-	s := newServer(t)
-	s.know(t)
-	h, err := dial(t, "one", s.config(t, "one"), Config{})
+	h := connect(t)
+	hosttest.Conformance(t, func(t *testing.T) hosttest.Fixture { return hosttest.ThisMachine(t, h) })
+}
+
+// TestLab goes to a lab host, which has its own systemd and users: as root by
+// a forwarded bus socket, as admin by sudo and systemd-stdio-bridge.
+func TestLab(t *testing.T) {
+	name := fmt.Sprintf("t%d-ssh", os.Getpid()) // that no other run of the tests uses
+	t.Cleanup(func() {
+		if err := lab.Destroy(context.WithoutCancel(t.Context()), name); err != nil {
+			t.Error(err)
+		}
+	})
+	l, err := lab.Create(t.Context(), lab.Options{Name: name, Hosts: 1}, func(line string) { t.Log(line) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	hosttest.Conformance(t, func(t *testing.T) hosttest.Fixture {
-		return hosttest.Fixture{
-			Host: h, Dir: t.TempDir(),
-			Mount: func(t *testing.T, dir string) {
-				if err := syscall.Mount("kubewright-test", dir, "tmpfs", 0, "size=512k"); err != nil {
+	machine := l.Hosts()[0]
+	cfg := Config{ConfigFile: l.SSHConfig()}
+	for _, user := range []string{"root", "admin"} {
+		t.Run(user, func(t *testing.T) {
+			h, err := Dial(t.Context(), user+"@"+machine.Name, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if err := h.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			if h.ServerAddr() != machine.Address {
+				t.Errorf("its address is %v, want %v", h.ServerAddr(), machine.Address)
+			}
+			hosttest.Conformance(t, func(t *testing.T) hosttest.Fixture { return labFixture(t, h) })
+			t.Run("Systemd", func(t *testing.T) { hosttest.ConformanceSystemd(t, h) })
+			t.Run("Facts", func(t *testing.T) {
+				facts, err := host.Gather(t.Context(), h)
+				if err != nil {
 					t.Fatal(err)
 				}
-				t.Cleanup(func() {
-					if err := syscall.Unmount(dir, 0); err != nil {
-						t.Error(err)
-					}
-				})
-			},
-			Servers: map[string]string{
-				"tcp":  greeter(t, "tcp", "127.0.0.1:0"),
-				"unix": greeter(t, "unix", filepath.Join(t.TempDir(), "socket")),
-			},
-		}
+				if facts.Hostname != machine.Name || facts.OSID != "debian" || facts.Tool("nft") == "" || facts.CPUs < 1 ||
+					len(facts.Interfaces) < 2 || len(facts.Routes) == 0 || facts.DefaultInterface() != "" || facts.Virtualization == "" {
+					t.Errorf("%+v", facts)
+				}
+			})
+		})
+	}
+	t.Run("nosudo", func(t *testing.T) {
+		_, err := Dial(t.Context(), "nosudo@"+machine.Name, cfg)
+		wantFault(t, err, fault.SudoRefused, "nosudo", "NOPASSWD", "root@"+machine.Name)
 	})
 }
 
-// greeter serves connections a word, until the test ends.
-func greeter(t *testing.T, network, address string) string {
-	listener, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			io.WriteString(conn, "hello")
-			conn.Close()
+// labFixture uses a lab host through h itself; sshd is a server that speaks first.
+func labFixture(t *testing.T, h *Host) hosttest.Fixture {
+	run := func(t *testing.T, argv ...string) string {
+		t.Helper()
+		out, err := h.Run(context.WithoutCancel(t.Context()), host.Command{Argv: argv})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	return listener.Addr().String()
+		return strings.TrimSpace(string(out))
+	}
+	dir := run(t, "mktemp", "-d", "/root/suite.XXXXXX")
+	t.Cleanup(func() { run(t, "rm", "-rf", "--one-file-system", "--", dir) })
+	return hosttest.Fixture{
+		Host: h, Dir: dir,
+		Mount: func(t *testing.T, at string) {
+			run(t, "mount", "-t", "tmpfs", "-o", "size=512k", "kubewright-test", at)
+			t.Cleanup(func() { run(t, "umount", at) })
+		},
+		Servers: map[string]string{"tcp": "127.0.0.1:22"},
+	}
 }

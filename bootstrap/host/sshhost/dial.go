@@ -13,8 +13,10 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -23,6 +25,7 @@ import (
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/cpu"
 )
 
 // Config says how to reach hosts.
@@ -279,9 +282,10 @@ func answered(err error) bool {
 		status  *sftp.StatusError
 		bus     dbus.Error
 		told    *fault.Fault
+		ended   givenUp
 	)
-	return errors.As(err, &channel) || errors.As(err, &status) || errors.As(err, &bus) || errors.As(err, &told) ||
-		errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) ||
+	return errors.As(err, &channel) || errors.As(err, &status) || errors.As(err, &bus) || errors.As(err, &told) || errors.As(err, &ended) ||
+		errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ENOTDIR) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
@@ -375,6 +379,7 @@ func (d *dialer) connect(ctx context.Context, e endpoint, through *ssh.Client) (
 		Auth:              []ssh.AuthMethod{ssh.PublicKeys(ring.signers...)},
 		HostKeyCallback:   keys.verify,
 		HostKeyAlgorithms: keys.algorithms(),
+		Config:            ssh.Config{Ciphers: ciphers()},
 	})
 	var ioErr net.Error
 	switch {
@@ -389,6 +394,16 @@ func (d *dialer) connect(ctx context.Context, e endpoint, through *ssh.Client) (
 	}
 	conn.Close() //nolint:errcheck // it came to nothing
 	return connection{}, err
+}
+
+// ciphers is what to ask for, the fastest first: AES-GCM where the processor has
+// instructions for it, else ChaCha20.
+func ciphers() []string {
+	all := ssh.SupportedAlgorithms().Ciphers
+	if cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ || cpu.ARM64.HasAES && cpu.ARM64.HasPMULL {
+		return all // AES-GCM is what x/crypto begins with
+	}
+	return append([]string{ssh.CipherChaCha20Poly1305}, slices.DeleteFunc(all, func(c string) bool { return c == ssh.CipherChaCha20Poly1305 })...)
 }
 
 // hearing counts the bytes that come in.
@@ -420,7 +435,7 @@ func (o opening[T]) get(ctx context.Context, alive func(T) bool, open func() (T,
 	select {
 	case held = <-o.turn:
 	case <-ctx.Done():
-		return zero, context.Cause(ctx)
+		return zero, givenUp{context.Cause(ctx)}
 	}
 	if held != nil && alive(*held) {
 		o.turn <- held

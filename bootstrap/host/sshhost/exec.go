@@ -102,7 +102,7 @@ func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byt
 	case h.sessions <- struct{}{}:
 		defer func() { <-h.sessions }()
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, givenUp{context.Cause(ctx)}
 	}
 	session, err := await(ctx, h.client.NewSession)
 	if err != nil {
@@ -168,9 +168,14 @@ func await[T any](ctx context.Context, f func() (T, error)) (T, error) {
 		return r.value, r.err
 	case <-ctx.Done():
 		var zero T
-		return zero, context.Cause(ctx)
+		return zero, givenUp{context.Cause(ctx)}
 	}
 }
+
+// givenUp is the end of a caller's ctx, whatever its cause.
+type givenUp struct{ error }
+
+func (g givenUp) Unwrap() error { return g.error }
 
 // source tells the errors of a reader from those of what it is copied to.
 type source struct {

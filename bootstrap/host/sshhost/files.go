@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -295,7 +296,7 @@ func mkdirAll(c *sftp.Client, dir string) error {
 		return nil
 	}
 	if err == nil {
-		return &fs.PathError{Op: "mkdir", Path: dir, Err: errors.New("a file of that name is there")}
+		return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err

@@ -3,7 +3,9 @@ package sshhost
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
@@ -15,13 +17,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -69,8 +70,9 @@ func write(t *testing.T, file, content string) {
 	}
 }
 
-// newServer starts an sshd that lets root in with the key dir/id.
-func newServer(t *testing.T) server {
+// newServer starts an sshd that lets root in with the key dir/id, with more lines
+// of configuration before its own host key.
+func newServer(t *testing.T, more ...string) server {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("this test logs in as root: run it as root")
@@ -89,7 +91,7 @@ func newServer(t *testing.T) server {
 	}
 	_, s.port, _ = net.SplitHostPort(free.Addr().String())
 	free.Close()
-	write(t, filepath.Join(s.dir, "sshd_config"), fmt.Sprintf(`
+	write(t, filepath.Join(s.dir, "sshd_config"), strings.Join(more, "\n")+fmt.Sprintf(`
 ListenAddress 127.0.0.1:%s
 HostKey %s/host
 AuthorizedKeysFile %s/id.pub
@@ -249,6 +251,31 @@ func TestHostKeys(t *testing.T) {
 	}
 }
 
+// A server that has more kinds of host key than are known shows the known one.
+func TestHostKeyOfKnownKind(t *testing.T) {
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(other, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "ecdsa")
+	write(t, file, string(pem.EncodeToMemory(block)))
+	public, err := ssh.NewPublicKey(other.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(t, "HostKey "+file)
+	for _, known := range []ssh.PublicKey{s.hostKey, public} {
+		write(t, filepath.Join(s.dir, "known_hosts"), knownhosts.Line([]string{s.addr()}, known)+"\n")
+		if _, err := dial(t, "one", s.config(t, "one"), Config{}); err != nil {
+			t.Errorf("%s alone is known: %v", known.Type(), err)
+		}
+	}
+}
+
 func TestRefusedKeys(t *testing.T) {
 	s := newServer(t)
 	s.know(t)
@@ -344,44 +371,31 @@ func TestProxyJump(t *testing.T) {
 	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), " "+far.port) {
 		t.Errorf("%q, %v: not the far server, %s", out, err, far.port)
 	}
+
+	middle := newServer(t)
+	middle.know(t)
+	text = near.config(t, "near") + middle.config(t, "middle") + far.config(t, "far", "ProxyJump near,middle")
+	if h, err = dial(t, "far", text, Config{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(h.jumps) != 2 {
+		t.Errorf("through %d hosts, not 2", len(h.jumps))
+	}
+	out, err = h.Query(t.Context(), "printenv", "SSH_CONNECTION")
+	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(out)), " "+far.port) {
+		t.Errorf("%q, %v: not the far server, %s", out, err, far.port)
+	}
+
 	loop := near.config(t, "near", "ProxyJump far") + far.config(t, "far", "ProxyJump near")
 	_, err = dial(t, "far", loop, Config{})
 	wantFault(t, err, fault.Usage, "loop")
 }
 
-func TestRun(t *testing.T) {
-	h := connect(t)
-	ctx := t.Context()
-
-	out, err := h.Query(ctx, "printf", "%s|", "it's", "$HOME", "", "a\nb")
-	if err != nil || string(out) != "it's|$HOME||a\nb|" {
-		t.Errorf("arguments came as %q, %v", out, err)
-	}
-
+// What any host's Run has to do, the conformance suite tests.
+func TestRunKilled(t *testing.T) {
 	var exit *host.ExitError
-	_, err = h.Query(ctx, "sh", "-c", "yes long | head -c 9000 >&2; echo last >&2; exit 7")
-	if !errors.As(err, &exit) || exit.Status != 7 || len(exit.Stderr) != stderrKept || !strings.HasSuffix(exit.Stderr, "last\n") {
+	if _, err := connect(t).Query(t.Context(), "sh", "-c", "kill -KILL $$"); !errors.As(err, &exit) || exit.Status != 128+9 {
 		t.Errorf("%v", err)
-	}
-	if _, err = h.Query(ctx, "no-such-program"); !errors.As(err, &exit) || exit.Status != host.NoProgram {
-		t.Errorf("absent program: %v", err)
-	}
-	if _, err = h.Query(ctx, "sh", "-c", "kill -KILL $$"); !errors.As(err, &exit) || exit.Status != 128+9 {
-		t.Errorf("killed: %v", err)
-	}
-
-	const size = 64 << 20
-	out, err = h.Run(ctx, host.Command{Argv: []string{"wc", "-c"}, Stdin: bytes.NewReader(make([]byte, size))})
-	if err != nil || strings.TrimSpace(string(out)) != fmt.Sprint(size) {
-		t.Errorf("64 MiB of input: %q, %v", out, err)
-	}
-	torn := errors.New("torn")
-	_, err = h.Run(ctx, host.Command{Argv: []string{"cat"}, Stdin: io.MultiReader(strings.NewReader("half"), iotest.ErrReader(torn))})
-	if !errors.Is(err, torn) {
-		t.Errorf("input that fails: %v", err)
-	}
-	if _, err = h.Run(ctx, host.Command{Argv: []string{"true"}, Stdin: bytes.NewReader(make([]byte, size))}); err != nil {
-		t.Errorf("a command that does not read its input: %v", err)
 	}
 }
 
@@ -415,127 +429,21 @@ func TestRunCancelled(t *testing.T) {
 	}
 }
 
-func TestFiles(t *testing.T) {
+func TestRemoveRefuses(t *testing.T) {
 	h := connect(t)
-	ctx := t.Context()
-	dir := t.TempDir()
-	file := filepath.Join(dir, "a", "b", "c")
-	put := func(content io.Reader, meta host.Meta) error { return h.WriteFile(ctx, file, content, meta) }
-
-	if err := put(strings.NewReader("one"), host.Meta{Mode: 0o640, UID: 12, GID: 34}); err != nil {
-		t.Fatal(err)
-	}
-	torn := errors.New("torn")
-	err := put(io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), iotest.ErrReader(torn)), host.Meta{Mode: 0o600})
-	if !errors.Is(err, torn) {
-		t.Errorf("content that fails: %v", err)
-	}
-	cancelled, cancel := context.WithCancel(ctx)
-	cancel()
-	if err := h.WriteFile(cancelled, file, strings.NewReader("two"), host.Meta{Mode: 0o600}); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if content, err := h.ReadFile(ctx, file); err != nil || string(content) != "one" {
-		t.Errorf("after failed writes: %q, %v", content, err)
-	}
-	large := make([]byte, 5<<20+17)
-	rand.Read(large)
-	if err := h.WriteFile(ctx, file+"2", bytes.NewReader(large), host.Meta{Mode: 0o755}); err != nil {
-		t.Fatal(err)
-	}
-	if content, err := h.ReadFile(ctx, file+"2"); err != nil || !bytes.Equal(content, large) {
-		t.Errorf("5 MiB came back as %d bytes, %v", len(content), err)
-	}
-	if err := h.Symlink(ctx, "c2", filepath.Join(dir, "links", "current")); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Symlink(ctx, "c", filepath.Join(dir, "links", "current")); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Mkdir(ctx, filepath.Join(dir, "made", "deep"), host.Meta{Mode: 0o700, UID: 5}); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string][]string{filepath.Dir(file): {"c", "c2"}, filepath.Join(dir, "links"): {"current"}} {
-		if got, err := h.ReadDir(ctx, name); err != nil || strings.Join(got, " ") != strings.Join(want, " ") {
-			t.Errorf("%s holds %v, %v; want %v", name, got, err, want)
-		}
-	}
-
-	paths := []string{file, file + "2", "made", "made/deep", "links/current", "nothing", "a"}
-	for i, p := range paths {
-		if !filepath.IsAbs(p) {
-			paths[i] = filepath.Join(dir, p)
-		}
-	}
-	got, err := h.Stat(ctx, paths...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, want := range []host.File{
-		{Exists: true, Mode: 0o640, Size: 3, UID: 12, GID: 34},
-		{Exists: true, Mode: 0o755, Size: int64(len(large))},
-		{Exists: true, Mode: fs.ModeDir | 0o755},
-		{Exists: true, Mode: fs.ModeDir | 0o700, UID: 5},
-		{Exists: true, Mode: fs.ModeSymlink | 0o777, Target: "c"},
-		{},
-		{Exists: true, Mode: fs.ModeDir | 0o755},
-	} {
-		want.Path = paths[i]
-		g := got[i]
-		if g.Exists && time.Since(g.ModTime) > time.Minute {
-			t.Errorf("%s: modified %v", g.Path, g.ModTime)
-		}
-		g.ModTime = time.Time{}
-		if g.Mode.IsDir() || g.Target != "" {
-			g.Size = 0
-		}
-		if g != want {
-			t.Errorf("\n got %+v\nwant %+v", g, want)
-		}
-	}
-
-	if _, err := h.ReadFile(ctx, filepath.Join(dir, "nothing")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("absent file: %v", err)
-	}
-	if err := h.Remove(ctx, filepath.Join(dir, "a"), filepath.Join(dir, "nothing"), filepath.Join(dir, "links")); err != nil {
-		t.Error(err)
-	}
-	for _, bad := range []string{"/", "relative", "/proc"} {
-		if err := h.Remove(ctx, bad); err == nil {
+	for _, bad := range []string{"/", "relative", "/proc", "/proc/../"} {
+		if err := h.Remove(t.Context(), bad); err == nil {
 			t.Errorf("%s was removed", bad)
 		}
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-		t.Errorf("left: %v, %v", left, err)
-	}
 }
 
+// The message names the file system as the host's admin knows it.
 func TestDiskFull(t *testing.T) {
-	h := connect(t)
-	dir := t.TempDir()
-	if err := syscall.Mount("kubewright-test", dir, "tmpfs", 0, "size=4m"); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	}()
-	file := filepath.Join(dir, "below", "file")
-	if err := h.WriteFile(t.Context(), file, strings.NewReader("old"), host.Meta{Mode: 0o600}); err != nil {
-		t.Fatal(err)
-	}
-	err := h.WriteFile(t.Context(), file, bytes.NewReader(make([]byte, 8<<20)), host.Meta{Mode: 0o600})
-	wantFault(t, err, fault.DiskFull, "file system "+dir, "df -h "+dir)
-	if left, err := h.ReadDir(t.Context(), filepath.Dir(file)); err != nil || len(left) != 1 {
-		t.Errorf("left: %v, %v", left, err)
-	}
-	if content, err := h.ReadFile(t.Context(), file); err != nil || string(content) != "old" {
-		t.Errorf("the old file: %q, %v", content, err)
-	}
-	if err := h.Remove(t.Context(), filepath.Dir(dir)); err == nil {
-		t.Error("a folder with a mount below it was removed")
-	}
+	f := hosttest.ThisMachine(t, connect(t))
+	f.Mount(t, f.Dir)
+	err := f.Host.WriteFile(t.Context(), filepath.Join(f.Dir, "below", "file"), bytes.NewReader(make([]byte, 8<<20)), host.Meta{Mode: 0o600})
+	wantFault(t, err, fault.DiskFull, "file system "+f.Dir, "df -h "+f.Dir)
 }
 
 // A server that falls silent is given up, and what waits for it is told.
