@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/install"
@@ -11,7 +10,8 @@ import (
 // UsedPaths are all files and folders that a node uses on its host, ours and
 // those that containerd, the kubelet and CNI plugins make by themselves, parents
 // before what is in them. Their state is recorded before the first change, and
-// a reset puts it back.
+// a reset puts it back. The claim's own folder is not among them: a claim that
+// was broken off has made it already.
 func UsedPaths() []string {
 	return []string{
 		install.Root,
@@ -25,6 +25,5 @@ func UsedPaths() []string {
 		"/var/lib/kube-proxy", "/var/lib/kubelet",
 		"/var/log/containers", "/var/log/pods",
 		"/run/containerd", "/run/cni", "/run/netns", "/run/nri",
-		claim.Dir,
 	}
 }
