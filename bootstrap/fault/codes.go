@@ -18,12 +18,16 @@ var meanings = map[Code]string{
 	HostKeyChanged:  "a host shows another key than known_hosts has for it",
 	AuthRefused:     "a host accepts none of the keys that were offered",
 	SudoRefused:     "sudo on a host is missing, or asks for a password",
-	HostUnsuitable:  "a host lacks a tool, has swap on, or has no address that the others reach",
+	HostUnsuitable:  "preflight found what a node cannot run with, or a host has no address that the others reach",
 	HostTaken:       "a host belongs to another cluster, or to another installer's",
 	DiskFull:        "no space is left on a host",
 	StepFailed:      "a step failed for any other reason; the message has what the host said",
 	Timeout:         "a step did not end in time; the message has what it waited for last",
 	ClusterMissing:  "the kubeconfig leads to no cluster of kubewright's, or that one does not answer",
+	HostLocked:      "another run works on a host; the message says whose, since when, and on what",
+	PlanStale:       "a saved plan no longer fits: facts of a host, the bundle or the cluster moved; the message names what",
+	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
+	Unhealthy:       "doctor found errors in the cluster",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 

@@ -28,6 +28,10 @@ const (
 	StepFailed      Code = "step-failed"      // a step failed for any other reason
 	Timeout         Code = "timeout"          // a wait did not come true in time
 	ClusterMissing  Code = "cluster-missing"  // the kubeconfig names no reachable kubewright cluster
+	HostLocked      Code = "host-locked"      // another run holds the host's lock
+	PlanStale       Code = "plan-stale"       // hosts, bundle or cluster are not as they were when the plan was made
+	NotAsBefore     Code = "not-as-before"    // a host that was put back differs from its inventory
+	Unhealthy       Code = "unhealthy"        // doctor found errors
 	Interrupted     Code = "interrupted"      // stopped by a signal
 )
 
@@ -36,7 +40,8 @@ var exits = map[Code]int{
 	Internal: 1, Usage: 2, SpecInvalid: 3, BundleRefused: 4,
 	HostUnreachable: 5, HostKeyUnknown: 6, HostKeyChanged: 7, AuthRefused: 8, SudoRefused: 9,
 	HostUnsuitable: 10, HostTaken: 11, DiskFull: 12, StepFailed: 13, Timeout: 14,
-	ClusterMissing: 15, Interrupted: 130,
+	ClusterMissing: 15, HostLocked: 16, PlanStale: 17, NotAsBefore: 18, Unhealthy: 19,
+	Interrupted: 130,
 }
 
 // Fault is an error with a code and a way out.

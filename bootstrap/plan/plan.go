@@ -24,11 +24,45 @@ const (
 	Await  Verb = "await" // nothing is changed, only waited for
 )
 
+// ObjectKind says what kind of thing a change is about.
+type ObjectKind string
+
+// The kinds of object. The first ones are a host's.
+const (
+	ObjectFile    ObjectKind = "file"    // a file, directory or symbolic link, by its path
+	ObjectUnit    ObjectKind = "unit"    // a systemd unit, by its full name
+	ObjectSetting ObjectKind = "setting" // a kernel setting, as sysctl writes it
+	ObjectModule  ObjectKind = "module"  // a kernel module
+	ObjectImage   ObjectKind = "image"   // in the container runtime's store
+	ObjectMount   ObjectKind = "mount"   // a mount point
+	ObjectNetwork ObjectKind = "network" // an interface, a route or a packet filter table
+	ObjectAPI     ObjectKind = "api"     // of the Kubernetes API: Kind namespace/name
+	ObjectLocal   ObjectKind = "local"   // a file of the workstation
+	ObjectWait    ObjectKind = "wait"    // nothing is changed
+)
+
 // Change is one difference between what is and what is wished.
 type Change struct {
-	Verb   Verb   `json:"verb"`
-	Object string `json:"object"`           // a path, a unit, kind/namespace/name, ...
-	Detail string `json:"detail,omitempty"` // why, or how it differs; never holds a secret
+	Verb   Verb       `json:"verb"`
+	Kind   ObjectKind `json:"kind,omitempty"`
+	Object string     `json:"object"`           // a path, a unit, kind namespace/name, ...
+	Detail string     `json:"detail,omitempty"` // why, or how it differs; never holds a secret
+	// Before and After are the object's two states, as far as they are known: nil is
+	// an object that is not there.
+	Before *State `json:"before,omitempty"`
+	After  *State `json:"after,omitempty"`
+}
+
+// State is one side of a change.
+type State struct {
+	Mode   string `json:"mode,omitempty"`   // as ls shows it: -rw-r--r--
+	Text   string `json:"text,omitempty"`   // the content for people, "" of a secret or of what is not text
+	Digest string `json:"digest,omitempty"` // sha256:HEX of the content
+	Target string `json:"target,omitempty"` // of a symbolic link
+	Later  bool   `json:"later,omitempty"`  // it is made when the change is: a new key, a certificate
+	// Content is what a change would leave, for those who look at a host as it would
+	// be then. It may be secret and is never shown.
+	Content []byte `json:"-"`
 }
 
 func (c Change) String() string {
