@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"context"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -238,6 +239,14 @@ func (a told[R, W]) Check(ctx context.Context, r R) (plan.Diff, error) {
 	return diff, err
 }
 
+// Foresee is the action's own.
+func (a told[R, W]) Foresee() plan.Diff {
+	if f, ok := a.Action.(plan.Foreseer); ok {
+		return f.Foresee()
+	}
+	return nil
+}
+
 // issue makes the certificates and tells the other lanes what they need of them.
 type issue struct {
 	certs.Ensure
@@ -275,6 +284,15 @@ func (a memberFiles) put() (file.Put, error) {
 		Cluster: a.cluster, User: "system:node:" + a.node, Server: a.server, CA: a.ca.Get(), ClientFile: kubelet.ClientCert,
 	}.Render()
 	return file.Put{Files: []file.Wish{{Path: kubelet.Kubeconfig, Mode: 0o600, Content: content}}}, err
+}
+
+// Foresee is said as long as the authority is not made.
+func (a memberFiles) Foresee() plan.Diff {
+	path, mode := certs.Dir+"/ca.crt", fs.FileMode(0o644)
+	if a.kubeconfig {
+		path, mode = kubelet.Kubeconfig, 0o600
+	}
+	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: path, After: &plan.State{Mode: mode.String(), Later: true}}}
 }
 
 func (a memberFiles) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {

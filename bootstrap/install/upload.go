@@ -29,7 +29,8 @@ func (u Upload) dir() string { return path.Join(Root, u.Bundle.Name()) }
 // Check compares the folder's manifest, which is written last, with the
 // bundle's, and the size of every file with the manifest's.
 func (u Upload) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
-	create := plan.Diff{{Verb: plan.Create, Object: u.dir(), Detail: "bundle " + u.Bundle.Digest()}}
+	create := plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: u.dir(), Detail: "bundle " + u.Bundle.Digest(),
+		After: &plan.State{Mode: (fs.ModeDir | 0o755).String(), Later: true}}}
 	have, err := r.ReadFile(ctx, path.Join(u.dir(), unpack.ManifestName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return create, nil
@@ -54,7 +55,7 @@ func (u Upload) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	}
 	for i, f := range manifest.Files {
 		if !found[i].Exists || f.Link == "" && found[i].Size != f.Size {
-			return plan.Diff{{Verb: plan.Update, Object: paths[i], Detail: "absent or damaged"}}, nil
+			return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectFile, Object: u.dir(), Detail: paths[i] + " is absent or damaged"}}, nil
 		}
 	}
 	return nil, nil

@@ -125,7 +125,7 @@ func mkdirAll(name string) error {
 
 // temporary is a name beside name that nobody else uses.
 func temporary(name string) string {
-	return filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".kw-"+rand.Text())
+	return filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+host.TemporaryMark+rand.Text())
 }
 
 // WriteFile replaces a file atomically.
