@@ -25,6 +25,8 @@ type Init struct {
 	Targets    []Target // the control-plane node first
 	Bundle     *bundle.Bundle
 	Kubeconfig string // the user's, to be merged into
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
 // PlanInit lists the steps that make the first control-plane node, and that join
@@ -71,7 +73,7 @@ func PlanInit(in Init) ([]plan.Lane, error) {
 		steps = append(steps, clusterStep{Name: "coredns/wait-available", Doc: "wait until names of services can be resolved",
 			Wait: true, Do: cluster.Available{Namespace: "kube-system", Deployment: "coredns"}})
 	}
-	client := cluster.New(c.access, first.Host.Dial)
+	client := in.Connect.connect(c.access, first.Host.Dial)
 	return append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
 		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{

@@ -29,6 +29,8 @@ type Reset struct {
 	// control-plane node goes; "" to leave it as it is.
 	Leave string
 	Name  string // of the cluster in the kubeconfig
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
 // Units are the services of a node, in the order in which they are stopped:
@@ -81,7 +83,7 @@ func PlanReset(in Reset) ([]plan.Lane, error) {
 		lanes = append(lanes, resetLane(in, t, needs))
 	}
 	if drain {
-		client := cluster.New(plan.Of("the admin's access", in.Access), in.Targets[0].Host.Dial)
+		client := in.Connect.connect(plan.Of("the admin's access", in.Access), in.Targets[0].Host.Dial)
 		lanes = append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client,
 			clusterStep{Name: "node/drain", Doc: "move the pods to other nodes, and remove the nodes",
 				Sets: []plan.Cell{drained}, Do: cluster.RemoveNodes{Nodes: leaving, Done: drained}}))
