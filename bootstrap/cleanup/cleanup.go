@@ -253,7 +253,7 @@ func (a Network) Apply(ctx context.Context, h host.Host) error {
 	return nil
 }
 
-// Units removes unit files.
+// Units removes unit files, and has systemd forget them.
 type Units struct {
 	Units []string
 }
@@ -277,6 +277,15 @@ func (a Units) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	for _, f := range found {
 		if f.Exists {
 			diff = append(diff, plan.Change{Verb: plan.Delete, Object: f.Path})
+		}
+	}
+	known, err := r.Units(ctx, a.Units...)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range known {
+		if u.Load != "not-found" || u.Active == "failed" {
+			diff = append(diff, plan.Change{Verb: plan.Delete, Object: u.Name, Detail: "systemd knows it still"})
 		}
 	}
 	return diff, nil
