@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cleanup"
@@ -94,6 +95,16 @@ func PlanReset(in Reset) ([]plan.Lane, error) {
 			Do: kubeconfig.Remove{Path: in.Leave, Name: in.Name, Server: in.Access.Server}}))
 	}
 	return lanes, nil
+}
+
+// Destroys tells whether a kubeconfig's cluster, by its name and its server's URL there,
+// is the one whose control-plane node is among the targets. No API needs to answer for
+// that: it may be half made, or half gone.
+func (in Reset) Destroys(name, server string) bool {
+	return slices.ContainsFunc(in.Targets, func(t Target) bool {
+		return t.Claim != nil && t.Claim.Role == string(spec.ControlPlaneRole) && t.Claim.Cluster == name &&
+			t.interfaceOf(addressOf(server)) != ""
+	})
 }
 
 // resetLane undoes a node's lane, back to front.

@@ -246,9 +246,10 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 		}
 		return PlanInit(Init{Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Kubeconfig: w.kubeconfig, Connect: w.connect})
 	}
-	name, access, err := kubeconfig.Access(w.kubeconfig, "")
+	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
 	var record cluster.Record
 	var known *spec.Cluster
+	err := accessErr
 	if err == nil {
 		if record, err = cluster.ReadRecord(ctx, w.connect(plan.Of("access", access), targets[0].Host.Dial)); err == nil {
 			known, err = spec.Load(strings.NewReader(record.Spec), "record")
@@ -262,10 +263,16 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 		return PlanJoin(Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: w.bundle, Connect: w.connect})
 	}
 	in := Reset{Targets: targets, Connect: w.connect}
-	if claimed := slices.IndexFunc(targets, func(t Target) bool { return t.Claim != nil }); claimed >= 0 && err == nil {
+	if !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil }) {
+		return PlanReset(in)
+	}
+	switch {
+	case err == nil:
 		in.Cluster, in.Access, in.Leave, in.Name = known, access, w.kubeconfig, name
-	} else if claimed >= 0 && v.hosts[0] != 1 {
+	case v.hosts[0] != 1:
 		return nil, err // nothing can be drained
+	case accessErr == nil && in.Destroys(name, access.Server):
+		in.Access, in.Leave, in.Name = access, w.kubeconfig, name
 	}
 	return PlanReset(in)
 }
@@ -516,11 +523,14 @@ func (w *world) picture() picture {
 var (
 	secretKind = secretResource.GroupVersion().WithKind("Secret")
 	pemBlock   = regexp.MustCompile(`(?s)-----BEGIN ([A-Z ]+)-----.*?-----END [A-Z ]+-----`)
-	embeddedIn = regexp.MustCompile(`(-data: )"?([A-Za-z0-9+/=]+)"?`)
+	// bridgeSetting is in a claim if a module happened to be loaded.
+	bridgeSetting = regexp.MustCompile(`(?m)^\s*"net/bridge/.*\n`)
+	embeddedIn    = regexp.MustCompile(`(-data: )"?([A-Za-z0-9+/=]+)"?`)
 )
 
 // plainly is a file's content with keys and certificates named only.
 func plainly(content string) string {
+	content = bridgeSetting.ReplaceAllString(content, "")
 	content = embeddedIn.ReplaceAllStringFunc(content, func(s string) string {
 		parts := embeddedIn.FindStringSubmatch(s)
 		data, err := base64.StdEncoding.DecodeString(parts[2])
