@@ -439,11 +439,13 @@ func (s scope) values(ctx context.Context, r host.Reader) (map[string]string, er
 	found := make(map[string]string)
 	for _, setting := range s.settings {
 		value, err := r.ReadFile(ctx, path.Join("/proc/sys", setting))
-		if err == nil {
-			found[setting] = strings.Join(strings.Fields(string(value)), " ")
-		} else if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
 		}
+		if err != nil {
+			return nil, err
+		}
+		found[setting] = strings.Join(strings.Fields(string(value)), " ")
 	}
 	return found, nil
 }
