@@ -139,7 +139,8 @@ func Take(ctx context.Context, r host.Reader, settings ...string) (*Inventory, e
 // scope is what is looked at; tests look at less.
 type scope struct {
 	deep     []string // trees whose files count with their content
-	shallow  []string // trees whose files count with type, mode and owner
+	whole    []string // trees whose files count with type, mode and owner
+	shallow  []string // trees that count like that, but for what is deeper than shallowDepth
 	left     []string // trees in those that do not count
 	settings []string
 }
@@ -147,6 +148,7 @@ type scope struct {
 func standard(settings []string) scope {
 	return scope{
 		deep:     []string{"/etc", "/opt", "/usr/local", "/usr/libexec", "/root/.kube"},
+		whole:    []string{"/var/lib/kubelet", "/var/lib/etcd", "/var/lib/containerd", "/var/lib/cni"},
 		shallow:  []string{"/var/lib", "/var/log", "/run", "/usr/bin", "/usr/sbin", "/usr/lib/systemd"},
 		left:     leftOut(),
 		settings: slices.Concat(forwarding(), settings),
@@ -210,10 +212,15 @@ func query(ctx context.Context, r host.Reader, argv ...string) (string, error) {
 	return string(out), err
 }
 
-// walk is the start of a find command over trees, without other file systems and what is left out.
-func (s scope) walk(trees []string) []string {
+// shallowDepth bounds what a host with very many files costs, and keeps a data
+// base's own files out.
+const shallowDepth = "2"
+
+// walk is the start of a find command over trees, without other file systems and
+// what is left out. options are find's that come first.
+func (s scope) walk(trees []string, options ...string) []string {
 	argv := append([]string{"find"}, trees...)
-	argv = append(argv, "-xdev", "(", "-false")
+	argv = append(append(argv, options...), "-xdev", "(", "-false")
 	for _, p := range s.left {
 		argv = append(argv, "-o", "-path", p)
 	}
@@ -225,16 +232,27 @@ func (s scope) walk(trees []string) []string {
 const contentMax = "-1024k"
 
 func (s scope) files(ctx context.Context, r host.Reader) (map[string]string, error) {
-	trees, err := existing(ctx, r, slices.Concat(s.deep, s.shallow))
-	if err != nil || len(trees) == 0 {
+	found := make(map[string]string)
+	if err := s.list(ctx, r, found, slices.Concat(s.deep, s.whole)); err != nil {
 		return nil, err
+	}
+	if err := s.list(ctx, r, found, s.shallow, "-maxdepth", shallowDepth); err != nil {
+		return nil, err
+	}
+	return found, s.sums(ctx, r, found)
+}
+
+// list adds what find sees in trees.
+func (s scope) list(ctx context.Context, r host.Reader, found map[string]string, trees []string, options ...string) error {
+	trees, err := existing(ctx, r, trees)
+	if err != nil || len(trees) == 0 {
+		return err
 	}
 	// Records end with NUL: a name may hold anything else.
-	out, err := find(ctx, r, append(s.walk(trees), "-printf", `%y %m %U:%G %s %l\t%p\0`))
+	out, err := find(ctx, r, append(s.walk(trees, options...), "-printf", `%y %m %U:%G %s %l\t%p\0`))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	found := make(map[string]string)
 	for record := range strings.SplitSeq(out, "\x00") {
 		words, name, ok := strings.Cut(record, "\t")
 		if !ok {
@@ -242,7 +260,7 @@ func (s scope) files(ctx context.Context, r host.Reader) (map[string]string, err
 		}
 		f := strings.SplitN(words, " ", 5) // type, mode, owner, size, target
 		if len(f) < 5 {
-			return nil, fmt.Errorf("find: %q: unknown form", record)
+			return fmt.Errorf("find: %q: unknown form", record)
 		}
 		said := f[0] + " " + f[1] + " " + f[2]
 		switch {
@@ -253,21 +271,26 @@ func (s scope) files(ctx context.Context, r host.Reader) (map[string]string, err
 		}
 		found[name] = said
 	}
-	deep, err := existing(ctx, r, s.deep)
-	if err != nil || len(deep) == 0 {
-		return found, err
+	return nil
+}
+
+// sums adds the SHA-256 of those files whose content counts.
+func (s scope) sums(ctx context.Context, r host.Reader, found map[string]string) error {
+	trees, err := existing(ctx, r, s.deep)
+	if err != nil || len(trees) == 0 {
+		return err
 	}
-	sums, err := find(ctx, r, append(s.walk(deep), "-type", "f", "-size", contentMax, "-exec", "sha256sum", "--zero", "{}", "+"))
+	out, err := find(ctx, r, append(s.walk(trees), "-type", "f", "-size", contentMax, "-exec", "sha256sum", "--zero", "{}", "+"))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	for record := range strings.SplitSeq(sums, "\x00") {
+	for record := range strings.SplitSeq(out, "\x00") {
 		sum, name, ok := strings.Cut(record, "  ")
 		if said, known := found[name]; ok && known {
 			found[name] = said + " sha256 " + sum
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // counted tells whether a file's size and content count.
@@ -284,7 +307,7 @@ func find(ctx context.Context, r host.Reader, argv []string) (string, error) {
 	return string(out), err
 }
 
-// existing are the trees that are there, each one once.
+// existing are the trees that are there; a link, as /usr merges make them, is none.
 func existing(ctx context.Context, r host.Reader, trees []string) ([]string, error) {
 	found, err := r.Stat(ctx, trees...)
 	if err != nil {

@@ -68,7 +68,15 @@ func TestFiles(t *testing.T) {
 		}
 		return found
 	}
+	if err := os.MkdirAll(filepath.Join(shallow, "1/2/3"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	before := look()
+	_, second := before[filepath.Join(shallow, "1/2")]
+	_, third := before[filepath.Join(shallow, "1/2/3")]
+	if !second || third {
+		t.Errorf("depth: second %v, third %v", second, third)
+	}
 	if said := before[odd]; !strings.HasPrefix(said, "f 600 ") || !strings.Contains(said, " size 1 sha256 6b86b273ff34") {
 		t.Errorf("%q", said)
 	}
@@ -114,7 +122,7 @@ func TestSections(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[Section]map[string]string{
-		Files:      nil,
+		Files:      {},
 		Units:      {"ssh.service": "enabled active"},
 		Mounts:     {"/": "ext4"},
 		Interfaces: {"eth0": "mtu 1500 198.18.0.2/24"},

@@ -37,7 +37,7 @@ type sighting struct {
 	process  process   // that holds the lock; pid 0: none
 }
 
-// observe looks at the lock. A file that nobody has written costs one round trip.
+// observe looks at the lock.
 func (m mechanism) observe(ctx context.Context, r host.Reader) (sighting, error) {
 	var s sighting
 	content, err := r.ReadFile(ctx, m.file)
