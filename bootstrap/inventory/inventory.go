@@ -106,6 +106,15 @@ func (i Inventory) Digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// Len is how many objects are listed.
+func (i Inventory) Len() int {
+	n := 0
+	for _, objects := range i.Sections {
+		n += len(objects)
+	}
+	return n
+}
+
 // Encode returns the inventory as compressed JSON, the same bytes for the same inventory.
 func (i Inventory) Encode() ([]byte, error) {
 	var b bytes.Buffer
