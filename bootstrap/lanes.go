@@ -20,6 +20,8 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/inventory"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kernel"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
@@ -64,6 +66,7 @@ func (c Connector) connect(access *plan.Value[cluster.Access], dial cluster.Dial
 type shared struct {
 	*spec.Cluster
 	id     string
+	run    journal.Run
 	bundle *bundle.Bundle
 	server string // URL of the API server
 	token  cluster.Token
@@ -75,6 +78,11 @@ type shared struct {
 	started    *plan.Value[bool]           // the control plane's units run as they should
 	apiUp      *plan.Value[bool]
 	tokenValid *plan.Value[bool]
+}
+
+// lane is a host's: it is read as it is, and changed through its journal.
+func (c *shared) lane(n Node, steps []hostStep) plan.Lane {
+	return plan.NewLane[hostReader, hostWriter](n.Wish.Name, n.Host, journal.Wrap(n.Host, c.run), steps...)
 }
 
 func step(name, doc string, do plan.Action[host.Reader, host.Host]) hostStep {
@@ -90,8 +98,8 @@ func hostSteps(c *shared, n Node, role spec.Role) []hostStep {
 	return []hostStep{
 		step(claim.Step, "mark the host as this cluster's, and keep what a reset puts back", claim.Take{
 			ClusterID: c.id, Cluster: c.Name, Role: string(role), Node: n.Name,
-			Paths: UsedPaths(), Settings: kernel.Settings(),
 		}),
+		step("host/inventory", "write down what stands on the host, for a reset to compare with", inventory.Keep{Settings: kernel.Settings()}),
 		step("bundle/upload", "the component binaries", install.Upload{Bundle: c.bundle}),
 		step("bundle/use", "make them the version in use", file.Put{Files: []file.Wish{
 			{Path: install.Current, Target: c.bundle.Name()}}}),
@@ -193,12 +201,30 @@ func (c *shared) kubelet(n Node, role spec.Role) kubelet.Inputs {
 		ReadOnlyPort: c.Kubelet.ReadOnlyPort,
 		ExtraArgs:    c.Kubelet.ExtraArgs,
 		Labels:       ownLabels(n.Wish.Labels),
+		PodNetwork:   c.podNetwork(),
 	}
 	for _, t := range c.taints(n) {
 		in.Taints = append(in.Taints, templates.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)})
 	}
 	return in
 }
+
+// podNetwork is what our pod network makes on a node; an admin's own brings what it wants.
+func (c *shared) podNetwork() []plan.Object {
+	if c.Network.Backend == spec.NoNet {
+		return nil
+	}
+	return slices.Concat(
+		plan.Objects(plan.ObjectFile, containerd.CNIConfigDir+"/10-kubewright.conflist"),
+		plan.Objects(plan.ObjectInterface, vxlanDevice),
+		plan.Objects(plan.ObjectTable, overlayTable),
+		plan.Objects(plan.ObjectRoutes, c.Network.PodCIDR.String()))
+}
+
+const (
+	vxlanDevice  = "flannel.1"
+	overlayTable = "kubewright-overlay"
+)
 
 // ownLabels are those that a node may give itself when it registers; the others
 // are set through the API.

@@ -246,10 +246,10 @@ func (w *world) settle() {
 // runPods is what a node's pods bring about on it.
 func (m *machine) runPods() {
 	m.Put(containerd.CNIConfigDir+"/10-kubewright.conflist", "{}", 0o644)
-	m.link(vxlanDevice)
-	m.link(podBridge)
-	m.add(routeFile, "10.244.0.0/24 "+podBridge+" kernel")
-	m.add(routeFile, "10.244.9.0/24 "+vxlanDevice+" static")
+	m.link("flannel.1")
+	m.link("cni0")
+	m.add(routeFile, "10.244.0.0/24 cni0 kernel")
+	m.add(routeFile, "10.244.9.0/24 flannel.1 static")
 	m.add(tableFile, "ip kubewright-overlay")
 	m.Put("/var/lib/cni/networks/kubewright/10.244.0.2", "a pod", 0o644)
 	m.Put("/var/log/pods/overlay/0.log", "", 0o640)

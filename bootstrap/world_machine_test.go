@@ -1,8 +1,10 @@
 package bootstrap
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"path"
 	"slices"
@@ -31,6 +33,7 @@ type machine struct {
 const (
 	linkDir    = "/sys/class/net"       // an empty file per interface
 	moduleDir  = "/sys/module"          // likewise per module
+	moduleFile = "/proc/modules"        // its name first in a line
 	routeFile  = "/proc/net/sim-routes" // "NETWORK DEVICE PROTOCOL" a line
 	tableFile  = "/proc/net/sim-tables" // of nftables, "FAMILY NAME" a line
 	imageFile  = "/var/lib/containerd/sim-images"
@@ -88,6 +91,8 @@ func (m *machine) startKernel() {
 	m.Put(bootIDFile, fmt.Sprint(m.boots), 0o444)
 	m.Drop(linkDir)
 	m.Drop(moduleDir)
+	m.PutDir(moduleDir, 0o755)
+	m.Put(moduleFile, "", 0o444)
 	m.Drop("/proc/sys/net/bridge")
 	m.link("lo")
 	m.link(nic)
@@ -145,8 +150,17 @@ func (m *machine) link(name string) { m.Put(path.Join(linkDir, name), "", 0o444)
 
 func (m *machine) load(module string) {
 	m.Put(path.Join(moduleDir, module), "", 0o444)
+	m.add(moduleFile, module+" 16384 0 - Live 0x0")
 	if module == "br_netfilter" {
 		m.Put(settingFile("net.bridge.bridge-nf-call-iptables"), "1", 0o644)
+	}
+}
+
+func (m *machine) unload(module string) {
+	m.Drop(path.Join(moduleDir, module))
+	m.strike(moduleFile, func(l string) bool { return strings.HasPrefix(l, module+" ") })
+	if module == "br_netfilter" {
+		m.Drop("/proc/sys/net/bridge")
 	}
 }
 
@@ -212,7 +226,12 @@ func (m *machine) answer(argv []string) (hosttest.Answer, bool) {
 			MTU   int    `json:"mtu"`
 			Addrs []addr `json:"addr_info"`
 		}
-		return says([]link{{"lo", 65536, []addr{{"127.0.0.1", 8}}}, {nic, 1500, []addr{{m.address.String(), 24}}}})
+		of := map[string][]addr{"lo": {{"127.0.0.1", 8}}, nic: {{m.address.String(), 24}}}
+		var links []link
+		for _, name := range m.List(linkDir) {
+			links = append(links, link{name, 1500, of[name]})
+		}
+		return says(links)
 	case "ip -json link show":
 		var links []map[string]string
 		for _, name := range m.List(linkDir) {
@@ -226,6 +245,25 @@ func (m *machine) answer(argv []string) (hosttest.Answer, bool) {
 			routes = append(routes, map[string]string{"dst": words[0], "dev": words[1], "protocol": words[2]})
 		}
 		return says(routes)
+	case "ip -4 route show":
+		return hosttest.Answer{Stdout: strings.Join(m.lines(routeFile), "\n")}, true
+	case "ip -6 route show", "ip -4 rule show", "ip -6 rule show":
+		return hosttest.Answer{}, true
+	case "nft --stateless list ruleset":
+		var rules strings.Builder
+		for _, l := range m.lines(tableFile) {
+			fmt.Fprintf(&rules, "table %s {\n}\n", l)
+		}
+		return hosttest.Answer{Stdout: rules.String()}, true
+	case "systemctl list-unit-files --no-pager --no-legend --plain":
+		return m.units(func(u hosttest.UnitState) string { return u.File }), true
+	case "systemctl list-units --no-pager --no-legend --plain --full --state=active,failed":
+		return m.units(func(u hosttest.UnitState) string {
+			if u.Active == "inactive" {
+				return ""
+			}
+			return strings.Join([]string{u.Load, u.Active, u.Sub}, " ")
+		}), true
 	case "nft --json list tables":
 		type table struct {
 			Family string `json:"family"`
@@ -248,6 +286,10 @@ func (m *machine) answer(argv []string) (hosttest.Answer, bool) {
 		return does(func() { m.add(imageFile, bundle.PauseImage) })
 	}
 	switch {
+	case argv[0] == "find":
+		return m.find(argv[1:]), true
+	case strings.HasPrefix(args, "--remove ") && argv[0] == "modprobe":
+		return does(func() { m.unload(last) })
 	case argv[0] == "modprobe":
 		return does(func() { m.load(last) })
 	case strings.HasPrefix(args, "-q -p ") && argv[0] == "sysctl":
@@ -273,6 +315,59 @@ func (m *machine) answer(argv []string) (hosttest.Answer, bool) {
 		return a, ok
 	}
 	return hosttest.Answer{}, false
+}
+
+// units lists units with what is said of each, but for those of which that is nothing.
+func (m *machine) units(say func(hosttest.UnitState) string) hosttest.Answer {
+	var lines strings.Builder
+	for name, u := range m.Snapshot().Units {
+		if said := say(u); said != "" {
+			fmt.Fprintln(&lines, name, said)
+		}
+	}
+	return hosttest.Answer{Stdout: lines.String()}
+}
+
+// find is find as package inventory calls it: trees, -maxdepth, paths that are left
+// out, and then a line for each file, or the digests of regular ones.
+func (m *machine) find(args []string) hosttest.Answer {
+	options := slices.IndexFunc(args, func(a string) bool { return strings.HasPrefix(a, "-") })
+	trees, depth := args[:options], 1000
+	if args[options] == "-maxdepth" {
+		depth = int(args[options+1][0] - '0')
+	}
+	below := func(name string, dirs []string) int {
+		for _, dir := range dirs {
+			if name == dir || strings.HasPrefix(name, dir+"/") {
+				return strings.Count(strings.TrimPrefix(name, dir), "/")
+			}
+		}
+		return -1
+	}
+	var left []string
+	for i, a := range args {
+		if a == "-path" {
+			left = append(left, args[i+1])
+		}
+	}
+	digests := slices.Contains(args, "sha256sum")
+	kinds := map[fs.FileMode]string{0: "f", fs.ModeDir: "d", fs.ModeSymlink: "l"}
+	var out strings.Builder
+	state := m.Snapshot()
+	for _, name := range state.Leftovers {
+		state.Files[name] = hosttest.Entry{}
+	}
+	for name, e := range state.Files {
+		deep := below(name, trees)
+		switch {
+		case deep < 0 || deep > depth || below(name, left) >= 0:
+		case digests && e.Mode.IsRegular():
+			fmt.Fprintf(&out, "%x  %s\x00", sha256.Sum256([]byte(e.Content)), name)
+		case !digests:
+			fmt.Fprintf(&out, "%s %o %d:%d %d %s\t%s\x00", kinds[e.Mode.Type()], e.Mode.Perm(), e.UID, e.GID, len(e.Content), e.Target, name)
+		}
+	}
+	return hosttest.Answer{Stdout: out.String()}
 }
 
 // unpack does what cmd/unbundle does with the stream of the one bundle there is.

@@ -28,6 +28,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -47,6 +48,7 @@ type world struct {
 	// wrap decorates the hosts that verbs see, nil: not at all.
 	wrap func(host.Host) host.Host
 
+	runs int
 	via  *machine // through which the run that goes on reaches the API
 	plan []cut    // of that run, what is to happen
 
@@ -155,6 +157,7 @@ func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
 		m.turnOn()
 	}
 	w.settle()
+	w.runs++
 	w.count, w.plan, w.via = 0, cuts, w.machines[v.hosts[0]-1]
 	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, cuts))
 	ctx, cancel := context.WithCancel(w.t.Context())
@@ -232,6 +235,7 @@ func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 
 // lanes plans as the commands do.
 func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
+	run := journal.Run{ID: fmt.Sprint(w.runs), Verb: v.String(), By: "an admin", Began: time.Now()}
 	if v.name != "reset" {
 		if err := Suitable(targets, w.bundle.Arch()); err != nil {
 			return nil, err
@@ -244,7 +248,10 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 		if targets[0].Claim != nil {
 			id = targets[0].Claim.ClusterID
 		}
-		return PlanInit(Init{Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Kubeconfig: w.kubeconfig, Connect: w.connect})
+		lanes, _, err := PlanInit(Init{
+			Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect,
+		})
+		return lanes, err
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
 	var record cluster.Record
@@ -260,11 +267,14 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 			return nil, err
 		}
 		known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool { return h.Role == spec.WorkerRole }), hosts...)
-		return PlanJoin(Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: w.bundle, Connect: w.connect})
+		return PlanJoin(Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: w.bundle, Run: run, Connect: w.connect})
+	}
+	if err := ReadJournals(ctx, targets); err != nil {
+		return nil, err
 	}
 	in := Reset{Targets: targets, Connect: w.connect}
 	if !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil }) {
-		return PlanReset(in)
+		return nil, nil
 	}
 	switch {
 	case err == nil:
@@ -274,7 +284,8 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 	case accessErr == nil && in.Destroys(name, access.Server):
 		in.Access, in.Leave, in.Name = access, w.kubeconfig, name
 	}
-	return PlanReset(in)
+	lanes, _ := PlanReset(in)
+	return lanes, nil
 }
 
 // operate does one operation of the run, on a machine or through it on the API. It
@@ -465,9 +476,9 @@ func (u units) ResetFailed(ctx context.Context, unit string) error {
 // told by a further run that finds nothing to change.
 type picture map[string]string
 
-// volatile is what differs between two worlds that are alike: data that is random, and
-// kernel modules, which stay loaded until the next boot.
-var volatile = regexp.MustCompile(`^h\d+ (` + bootIDFile + `|` + etcdID + `|` + moduleDir + `(/.*)?|/proc/sys/net/bridge(/.*)?)$`)
+// volatile is what differs between two worlds that are alike: random data, and
+// journals, which tell what happened. What they are good for is seen after a reset.
+var volatile = regexp.MustCompile(`^h\d+ (` + bootIDFile + `|` + etcdID + `|` + journal.Dir + `(/.*)?)$`)
 
 func (w *world) picture() picture {
 	p := picture{}
@@ -523,14 +534,11 @@ func (w *world) picture() picture {
 var (
 	secretKind = secretResource.GroupVersion().WithKind("Secret")
 	pemBlock   = regexp.MustCompile(`(?s)-----BEGIN ([A-Z ]+)-----.*?-----END [A-Z ]+-----`)
-	// bridgeSetting is in a claim if a module happened to be loaded.
-	bridgeSetting = regexp.MustCompile(`(?m)^\s*"net/bridge/.*\n`)
-	embeddedIn    = regexp.MustCompile(`(-data: )"?([A-Za-z0-9+/=]+)"?`)
+	embeddedIn = regexp.MustCompile(`(-data: )"?([A-Za-z0-9+/=]+)"?`)
 )
 
 // plainly is a file's content with keys and certificates named only.
 func plainly(content string) string {
-	content = bridgeSetting.ReplaceAllString(content, "")
 	content = embeddedIn.ReplaceAllStringFunc(content, func(s string) string {
 		parts := embeddedIn.FindStringSubmatch(s)
 		data, err := base64.StdEncoding.DecodeString(parts[2])

@@ -49,7 +49,9 @@ type Ensure struct {
 	Cluster string // name in the kubeconfigs
 	// KubeletCert is where the kubelet keeps its certificate and renews it by itself.
 	KubeletCert string
-	Result      *plan.Value[Material]
+	// KubeletDir is the kubelet's folder, in which that is.
+	KubeletDir string
+	Result     *plan.Value[Material]
 }
 
 var _ plan.Action[host.Reader, host.Host] = Ensure{}
@@ -88,7 +90,11 @@ func (e Ensure) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	var diff plan.Diff
 	for _, o := range outputs {
 		if _, ok := found[o.path]; !ok {
-			diff = append(diff, plan.Change{Verb: plan.Create, Kind: plan.ObjectFile, Object: o.path, After: o.state()})
+			c := plan.Change{Verb: plan.Create, Kind: plan.ObjectFile, Object: o.path, After: o.state()}
+			if o.path == e.KubeletCert {
+				c.Brings = plan.Objects(plan.ObjectFile, e.KubeletDir)
+			}
+			diff = append(diff, c)
 		} else if !o.standsIn(found) {
 			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectFile, Object: o.path, Detail: "for " + strings.Join(made, ", "),
 				Before: plan.FileState(o.mode, found[o.path]), After: o.state()})

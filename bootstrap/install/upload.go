@@ -24,7 +24,7 @@ type Upload struct {
 
 var _ plan.Action[host.Reader, host.Host] = Upload{}
 
-// unbundle is the program that unpacks, for as long as it does.
+// unbundle is where the program that unpacks stands meanwhile.
 const unbundle = Root + "/.unbundle"
 
 func (u Upload) dir() string { return path.Join(Root, u.Bundle.Name()) }
@@ -34,7 +34,8 @@ func (u Upload) dir() string { return path.Join(Root, u.Bundle.Name()) }
 // unpacks must be gone.
 func (u Upload) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	create := plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: u.dir(), Detail: "bundle " + u.Bundle.Digest(),
-		After: &plan.State{Mode: (fs.ModeDir | 0o755).String(), Later: true}}}
+		After:  &plan.State{Mode: (fs.ModeDir | 0o755).String(), Later: true},
+		Brings: plan.Objects(plan.ObjectFile, unbundle)}}
 	have, err := r.ReadFile(ctx, path.Join(u.dir(), unpack.ManifestName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return create, nil

@@ -171,6 +171,15 @@ func Access(path, context string) (string, cluster.Access, error) {
 	return name, cluster.Access{Server: cfg.Host, CA: cfg.CAData, Cert: cfg.CertData, Key: cfg.KeyData, Token: cfg.BearerToken}, nil
 }
 
+// Parse returns the credentials of a kubeconfig that holds one cluster and all data inline.
+func Parse(content []byte) (cluster.Access, error) {
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(content)
+	if err != nil {
+		return cluster.Access{}, err
+	}
+	return cluster.Access{Server: cfg.Host, CA: cfg.CAData, Cert: cfg.CertData, Key: cfg.KeyData, Token: cfg.BearerToken}, nil
+}
+
 // load reads a file that stands in for inline data.
 func load(data *[]byte, path string) error {
 	if len(*data) > 0 || path == "" {

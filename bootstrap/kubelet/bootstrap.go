@@ -51,7 +51,8 @@ func (b Bootstrap) Check(ctx context.Context, r host.Reader) (plan.Diff, error) 
 // started with the token to ask for it.
 func (b Bootstrap) certified(why string) plan.Diff {
 	return append(plan.Diff{
-		{Verb: plan.Create, Kind: plan.ObjectFile, Object: ClientCert, Detail: "TLS bootstrap: " + why, After: &plan.State{Later: true}},
+		{Verb: plan.Create, Kind: plan.ObjectFile, Object: ClientCert, Detail: "TLS bootstrap: " + why, After: &plan.State{Later: true},
+			Brings: plan.Objects(plan.ObjectFile, Dir, Kubeconfig, BootstrapKubeconfig)},
 	}, b.Service.Changes()...)
 }
 

@@ -50,6 +50,15 @@ type Object struct {
 	Name string     `json:"name"`
 }
 
+// Objects are those of one kind.
+func Objects(kind ObjectKind, names ...string) []Object {
+	all := make([]Object, len(names))
+	for i, n := range names {
+		all[i] = Object{kind, n}
+	}
+	return all
+}
+
 // Change is one difference between what is and what is wished.
 type Change struct {
 	Verb   Verb       `json:"verb"`

@@ -158,6 +158,9 @@ func pathError(op, name string, err error) error {
 // ReadFile returns a file's content.
 func (s *Sim) ReadFile(ctx context.Context, name string) ([]byte, error) {
 	return look(ctx, s, func() ([]byte, error) {
+		if content, ok := s.lockFile(name); ok {
+			return content, nil
+		}
 		n, err := s.find(name, true)
 		if err == nil && n.isDir() {
 			err = syscall.EISDIR
