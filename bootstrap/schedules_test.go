@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,10 +18,17 @@ import (
 
 var (
 	seedFlag      = flag.Uint64("seed", 0, "try the schedule of this seed alone (TestSchedules)")
-	schedulesFlag = flag.Int("schedules", 1000, "how many schedules are tried (TestSchedules)")
-	pointsFlag    = flag.Int("points", 60, "how many interruptions of each verb are tried; 0: each before, in and after each operation (TestEveryPoint)")
+	schedulesFlag = flag.Int("schedules", 100, "how many schedules are tried (TestSchedules)")
+	pointsFlag    = flag.Int("points", 40, "how many interruptions of each verb are tried; 0: each before, in and after each operation (TestEveryPoint)")
 	pointFlag     = flag.String("point", "", `try this interruption alone, as "kill in 17" (TestEveryPoint)`)
 )
+
+// TestMain trades memory for time: worlds are made and thrown away by the thousand.
+func TestMain(m *testing.M) {
+	const gcPercent = 400
+	debug.SetGCPercent(gcPercent)
+	os.Exit(m.Run())
+}
 
 // stage is a command line that is broken off, each time by a cut, and then run to
 // its end, unless it is left at that.
