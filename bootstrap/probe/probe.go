@@ -126,6 +126,7 @@ type Peer struct {
 type Reached struct {
 	Host    int        `json:"host"`
 	Addr    netip.Addr `json:"addr"`
+	Called  int        `json:"called"` // TCP ports that were tried
 	Blocked []Blocked  `json:"blocked,omitempty"`
 	UDP     bool       `json:"udp"`
 	// MTU is the largest packet that went there in one piece, in bytes with all

@@ -102,7 +102,7 @@ func reach(o probe.Reach) []probe.Reached {
 	var done sync.WaitGroup
 	for i, peer := range o.To {
 		r := &all[i]
-		r.Host, r.Addr = peer.Host, peer.Addr
+		r.Host, r.Addr, r.Called = peer.Host, peer.Addr, len(peer.TCP)
 		var mu sync.Mutex
 		for _, port := range peer.TCP {
 			done.Go(func() {
@@ -187,6 +187,11 @@ func pathMTU(to netip.AddrPort, token string, largest int, timeout time.Duration
 	best := 0
 	for deadline := time.Now().Add(timeout); best == 0 && time.Now().Before(deadline); {
 		best = u.largest([]int{leastMTU, largest}, resend)
+	}
+	for range 2 { // it may have been lost by chance
+		if best > 0 && best < largest {
+			best = max(best, u.largest([]int{largest}, settle))
+		}
 	}
 	if best == 0 || best == largest {
 		return best
