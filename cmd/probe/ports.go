@@ -14,7 +14,11 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/probe"
 )
 
-// Fields of a line of /proc/net/tcp and udp, and the states that listen.
+// tables are those of the thread's namespace: the process's are its first
+// thread's, which may have gone into another one.
+const tables = "/proc/thread-self/net"
+
+// Fields of a line of tcp and udp there, and the states that listen.
 const (
 	fieldLocal = 1
 	fieldState = 3
@@ -30,7 +34,7 @@ func uses(ports []probe.Port) ([]probe.Use, error) {
 	for _, table := range []struct{ file, protocol, state string }{
 		{"tcp", "tcp", tcpListen}, {"tcp6", "tcp", tcpListen}, {"udp", "udp", udpBound}, {"udp6", "udp", udpBound},
 	} {
-		file, err := os.Open(filepath.Join("/proc/net", table.file))
+		file, err := os.Open(filepath.Join(tables, table.file))
 		if errors.Is(err, fs.ErrNotExist) { // no IPv6
 			continue
 		}
