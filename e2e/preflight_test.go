@@ -92,7 +92,7 @@ func TestPreflight(t *testing.T) {
 	})
 	t.Run("the API server's port in use", func(t *testing.T) {
 		h := e.host(1)
-		e.on(t, h, "systemd-run", "--unit=squatter", "--quiet", "systemd-socket-activate", "-l", "6443", "/bin/true")
+		e.on(t, h, "systemd-run", "--unit=squatter", "--quiet", "/usr/sbin/sshd", "-D", "-p", "6443", "-o", "PidFile=none")
 		eventually(t, 5*time.Second, "it listens", func() string {
 			if out := e.on(t, h, "ss", "-ltn"); !strings.Contains(out, ":6443") {
 				return out
@@ -101,7 +101,7 @@ func TestPreflight(t *testing.T) {
 		})
 		found := e.preflight(t, 10)
 		if len(found) != 1 || found[0].Code != "port-in-use" || found[0].Host != h ||
-			!strings.Contains(found[0].Message, "systemd-socket-activate (pid ") {
+			!strings.Contains(found[0].Message, "in use by sshd (pid ") {
 			t.Errorf("found: %+v", found)
 		}
 		if found := e.preflight(t, 0, "--ignore", "port-in-use"); len(found) != 1 {
@@ -124,7 +124,9 @@ func TestPreflight(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		probes := func() string { return e.on(t, h, "bash", "-c", "grep -l kubewright-probe /proc/[0-9]*/cmdline || true") }
+		probes := func() string {
+			return e.on(t, h, "bash", "-c", "grep -l [k]ubewright-probe /proc/[0-9]*/cmdline || true")
+		}
 		eventually(t, 10*time.Second, "the probe runs", func() string {
 			if probes() == "" {
 				return "no process"

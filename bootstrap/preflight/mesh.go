@@ -21,9 +21,9 @@ import (
 
 const (
 	// reachTime is how long a port is waited for: one SYN may be lost.
-	reachTime = 1500 * time.Millisecond
+	reachTime = 1200 * time.Millisecond
 	// carryTime is likewise for what goes through the tunnel.
-	carryTime = 1500 * time.Millisecond
+	carryTime = 1000 * time.Millisecond
 	// vni is that of the tunnel: the pod network's own is 1.
 	vni = 7_777_777
 	// overhead is what VXLAN takes of every packet, in bytes.

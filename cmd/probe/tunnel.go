@@ -191,11 +191,13 @@ func (t *tunnel) carry(o probe.Carry) []probe.Carried {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			c.TCP = t.transfer(host, o.Timeout) == nil
-			// What carries TCP carries frames.
-			c.Frames = c.TCP || t.ping(host, pingTime) == nil
 		})
+		done.Go(func() { c.Frames = t.ping(host, o.Timeout) == nil })
 	}
 	done.Wait()
+	for i := range all { // what carries TCP carries frames, should the one ping have been lost
+		all[i].Frames = all[i].Frames || all[i].TCP
+	}
 	return all
 }
 
@@ -228,8 +230,7 @@ func (t *tunnel) transfer(host int, timeout time.Duration) error {
 }
 
 const (
-	pingTime    = 400 * time.Millisecond // it is only tried where a transfer has had its time
-	echoRequest = 8                      // ICMP types
+	echoRequest = 8 // ICMP types
 	echoReply   = 0
 	icmpHeader  = 8
 )
