@@ -10,6 +10,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
@@ -65,4 +66,19 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 		t.Member = err == nil && trouble == ""
 	}
 	return t, nil
+}
+
+// ReadJournals reads the journals of hosts, at once.
+func ReadJournals(ctx context.Context, targets []Target) error {
+	faults := make([]error, len(targets))
+	var all sync.WaitGroup
+	for i := range targets {
+		t := &targets[i]
+		all.Go(func() {
+			entries, err := journal.Read(ctx, t.Host)
+			t.Journal, faults[i] = entries, fault.At(t.Wish.Name, "read-journal", err)
+		})
+	}
+	all.Wait()
+	return errors.Join(faults...)
 }

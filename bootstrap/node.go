@@ -10,6 +10,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
@@ -19,6 +20,8 @@ type Target struct {
 	Host  host.Host
 	Facts host.Facts
 	Claim *claim.Claim // nil: the host belongs to no cluster
+	// Journal is what was changed on it, the oldest first; only of hosts to be put back.
+	Journal []journal.Entry
 	// Member tells that its kubelet has a valid certificate of its cluster already.
 	Member bool
 	// Reached is the host's own end of the SSH connection, invalid if unknown.

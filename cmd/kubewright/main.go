@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/cmd/kubewright/ui"
@@ -35,6 +36,7 @@ type app struct {
 	bundlePath string
 	specPath   string
 	ignore     ignored
+	verify     bool // print the proof of a reset
 }
 
 // run is the whole program but its exit.
@@ -77,7 +79,8 @@ func (a *app) root() *cobra.Command {
 	flags.StringArrayVar(&a.knownHosts, "known-hosts", nil, "known_hosts file to use instead of ssh_config's (repeatable)")
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
 	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
-	root.AddCommand(a.initCommand(), a.joinCommand(), a.resetCommand(), a.statusCommand(),
+	root.AddCommand(a.initCommand(a.run), a.joinCommand(a.run), a.resetCommand(a.run), a.undoCommand(a.run), a.applyCommand(a.run),
+		a.planCommand(), a.diffCommand(), a.statusCommand(),
 		a.preflightCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())
 	wrapArgs(root)
 	return root
@@ -133,6 +136,11 @@ func interruptible(ctx context.Context, notice func(string)) (context.Context, <
 		}
 	}()
 	return ctx, stop, func() { signal.Stop(signals); cancel() }
+}
+
+func isTerminalIn(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func defaultKubeconfig() string {

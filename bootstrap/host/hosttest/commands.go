@@ -56,6 +56,9 @@ func (s *Sim) answer(argv []string) (Answer, error) {
 
 // Query answers a command that was scripted without a Do.
 func (s *Sim) Query(ctx context.Context, argv ...string) ([]byte, error) {
+	if out, ok := s.lockQuery(argv); ok {
+		return look(ctx, s, func() ([]byte, error) { return []byte(out), nil })
+	}
 	a, err := s.answer(argv)
 	if err != nil {
 		return nil, err
@@ -71,6 +74,9 @@ func (s *Sim) Query(ctx context.Context, argv ...string) ([]byte, error) {
 
 // Run answers a scripted command.
 func (s *Sim) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
+	if file, ok := lockCommand(cmd.Argv); ok {
+		return s.flock(ctx, cmd, file)
+	}
 	a, err := s.answer(cmd.Argv)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,6 @@ import (
 const (
 	parentMode = fs.FileMode(0o755)
 	maxLinks   = 40 // followed on the way to one file, as in Linux
-	tempMark   = ".kw-"
 )
 
 // node is a file, directory or link.
@@ -147,7 +146,7 @@ func (s *Sim) place(name string, n *node) error {
 
 // temporary is a name beside name that an operation leaves if it ends half-way.
 func (s *Sim) temporary(name string) string {
-	return path.Join(path.Dir(name), fmt.Sprintf(".%s%s%d", path.Base(name), tempMark, len(s.operations)))
+	return path.Join(path.Dir(name), fmt.Sprintf(".%s%s%d", path.Base(name), host.TemporaryMark, len(s.operations)))
 }
 
 func pathError(op, name string, err error) error {
@@ -157,6 +156,9 @@ func pathError(op, name string, err error) error {
 // ReadFile returns a file's content.
 func (s *Sim) ReadFile(ctx context.Context, name string) ([]byte, error) {
 	return look(ctx, s, func() ([]byte, error) {
+		if content, ok := s.lockFile(name); ok {
+			return content, nil
+		}
 		n, err := s.find(name, true)
 		if err == nil && n.isDir() {
 			err = syscall.EISDIR

@@ -36,6 +36,7 @@ type Sim struct {
 	answers    map[string]Answer
 	servers    map[string]func(net.Conn)
 	operations []string
+	holder     int   // process that has the lock of package lock, 0: none
 	end        *end  // what is to happen, nil: nothing
 	gone       error // why the host does not answer, nil: it does
 	dead       bool  // it has no power
