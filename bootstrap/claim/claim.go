@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
@@ -29,6 +30,9 @@ type Claim struct {
 	Cluster   string `json:"cluster"`   // name
 	Role      string `json:"role"`
 	Node      string `json:"node"`
+	// Address is the node's. It is kept, as preflight chooses among several only
+	// while the host is no member yet.
+	Address netip.Addr `json:"address,omitzero"`
 }
 
 // Trace is what another installer leaves on a host, and the way to remove it.
@@ -87,6 +91,9 @@ func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	if have != nil {
 		if have.ClusterID != t.ClusterID || have.Cluster != t.Cluster || have.Role != t.Role || have.Node != t.Node {
 			return nil, have.Taken(r.Name())
+		}
+		if have.Address != t.Address {
+			return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectFile, Object: File, Detail: fmt.Sprintf("address %v -> %v", have.Address, t.Address)}}, nil
 		}
 		return nil, nil
 	}
