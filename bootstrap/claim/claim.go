@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
+	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -28,10 +30,18 @@ type Claim struct {
 	Cluster   string `json:"cluster"`   // name
 	Role      string `json:"role"`
 	Node      string `json:"node"`
+	// Address is the node's. It is kept, as preflight chooses among several only
+	// while the host is no member yet.
+	Address netip.Addr `json:"address,omitzero"`
 }
 
-// foreign names the traces of other installers, and the way to remove them.
-var foreign = []struct{ path, who, remedy string }{
+// Trace is what another installer leaves on a host, and the way to remove it.
+type Trace struct{ Path, Who, Remedy string }
+
+// Foreign are the traces of other installers.
+func Foreign() []Trace { return slices.Clone(foreign[:]) }
+
+var foreign = [...]Trace{
 	{"/etc/rancher", "k3s or RKE2", "run its uninstall script (k3s-uninstall.sh, rke2-uninstall.sh)"},
 	{"/etc/k0s", "k0s", "run `k0s stop && k0s reset`"},
 	{"/var/snap/microk8s", "MicroK8s", "run `snap remove --purge microk8s`"},
@@ -82,6 +92,9 @@ func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 		if have.ClusterID != t.ClusterID || have.Cluster != t.Cluster || have.Role != t.Role || have.Node != t.Node {
 			return nil, have.Taken(r.Name())
 		}
+		if have.Address != t.Address {
+			return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectFile, Object: File, Detail: fmt.Sprintf("address %v -> %v", have.Address, t.Address)}}, nil
+		}
 		return nil, nil
 	}
 	if err := refuseForeign(ctx, r); err != nil {
@@ -93,7 +106,7 @@ func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 func refuseForeign(ctx context.Context, r host.Reader) error {
 	paths := make([]string, len(foreign))
 	for i, f := range foreign {
-		paths[i] = f.path
+		paths[i] = f.Path
 	}
 	found, err := r.Stat(ctx, paths...)
 	if err != nil {
@@ -101,8 +114,8 @@ func refuseForeign(ctx context.Context, r host.Reader) error {
 	}
 	for i, f := range found {
 		if f.Exists {
-			return fault.New(fault.HostTaken, foreign[i].remedy+", then run the same command again",
-				"the host is already in a cluster made by %s: %s exists", foreign[i].who, f.Path)
+			return fault.New(fault.HostTaken, foreign[i].Remedy+", then run the same command again",
+				"the host is already in a cluster made by %s: %s exists", foreign[i].Who, f.Path)
 		}
 	}
 	return nil

@@ -15,8 +15,9 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/host"
 )
 
-// Read tells whose lock a host has: nil if nobody's. One who is not alive has
-// ended without a Release, or gives no sign of life.
+// Read tells whose lock a host has, nil if nobody's, or one's who has not said yet
+// who it is and is alive. One who is not alive has ended without a Release, or
+// gives no sign of life.
 func Read(ctx context.Context, r host.Reader) (holder *Holder, alive bool, err error) {
 	return standard().read(ctx, r)
 }

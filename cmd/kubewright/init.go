@@ -106,6 +106,7 @@ func (f *clusterFlags) cluster() (*spec.Cluster, error) {
 func (a *app) addRunFlags(flags *pflag.FlagSet) {
 	flags.StringVarP(&a.specPath, "file", "f", "", "cluster file (docs/spec.md); - for standard input")
 	flags.StringVar(&a.bundlePath, "bundle", "", "bundle to install (default: beside the program, or in ./dist)")
+	flags.Var(&a.ignore, "ignore", "code of a finding to go on in spite of (repeatable; docs/findings.md)")
 }
 
 // doer does what a verb's flags and arguments ask for: it runs it, or makes a plan of it.

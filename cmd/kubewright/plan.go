@@ -66,6 +66,9 @@ func (a *app) plan(ctx context.Context, r bootstrap.Request) (*bootstrap.Saved, 
 		return nil, err
 	}
 	defer w.close()
+	if err := a.preflight(ctx, w, func(string) {}); err != nil {
+		return nil, err
+	}
 	return a.preview(ctx, w)
 }
 

@@ -104,6 +104,9 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 		return finish(err)
 	}
 	defer held.release(ctx)
+	if err := a.preflight(ctx, w, show.Notice); err != nil {
+		return finish(err)
+	}
 	opts := plan.Options{Emit: show.Event, Stop: held.orLost(stop)}
 	if saved != nil {
 		now, err := a.preview(ctx, w)

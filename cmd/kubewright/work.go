@@ -90,11 +90,6 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request) (w *work, err er
 	if w.targets, err = connect(r.Hosts); err != nil {
 		return w, err
 	}
-	if installs {
-		if err := bootstrap.Suitable(w.targets, w.bundle.Arch()); err != nil {
-			return w, err
-		}
-	}
 	switch r.Verb {
 	case verbInit, verbApply:
 		err = w.findLive(ctx, connect)

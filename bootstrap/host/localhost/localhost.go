@@ -272,6 +272,9 @@ func (h Host) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 	c.WaitDelay = killGrace
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
+	if cmd.Stdout != nil {
+		c.Stdout = cmd.Stdout
+	}
 	err := run(c, cmd.Stdin, cancel)
 	var exit *exec.ExitError
 	switch {
