@@ -75,6 +75,7 @@ type Line struct {
 	Lane    string        `json:"lane,omitempty"`
 	Step    string        `json:"step,omitempty"`
 	Text    string        `json:"text,omitempty"`
+	For     *plan.Ref     `json:"for,omitempty"` // the step that ends a wait
 	Changes []plan.Change `json:"changes,omitempty"`
 	Bytes   int64         `json:"bytes,omitempty"`
 	Total   int64         `json:"total,omitempty"`
@@ -121,10 +122,14 @@ func (j *JSONLines) write(l Line) {
 func (j *JSONLines) Begin([]string) {}
 
 func (j *JSONLines) Event(e plan.Event) {
-	j.write(Line{
+	l := Line{
 		Time: e.Time, Kind: string(e.Kind), Lane: e.Lane, Step: e.Step, Text: e.Text, Changes: e.Diff,
 		Bytes: e.Bytes, Total: e.Total, TookMS: e.Took.Milliseconds(), Error: jsonError(e.Err),
-	})
+	}
+	if e.Kind == plan.Waiting {
+		l.For = &e.For
+	}
+	j.write(l)
 }
 
 func (j *JSONLines) Notice(text string) { j.write(Line{Time: j.now(), Kind: "notice", Text: text}) }
