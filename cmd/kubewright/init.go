@@ -108,6 +108,7 @@ func (f *clusterFlags) cluster() (*spec.Cluster, error) {
 func (a *app) addRunFlags(flags *pflag.FlagSet) {
 	flags.StringVarP(&a.specPath, "file", "f", "", "cluster file (docs/spec.md); - for standard input")
 	flags.StringVar(&a.bundlePath, "bundle", "", "bundle to install (default: beside the program, or in ./dist)")
+	a.addReportFlag(flags)
 }
 
 func (a *app) initCommand() *cobra.Command {
@@ -143,7 +144,7 @@ func (a *app) wish(c *cobra.Command, args []string, cf *clusterFlags, hf *hostFl
 		}
 		var both []string
 		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Changed && f.Name != "file" && f.Name != "bundle" {
+			if f.Changed && f.Name != "file" && f.Name != "bundle" && f.Name != "report" {
 				both = append(both, "--"+f.Name)
 			}
 		})
@@ -188,7 +189,7 @@ func (a *app) runInit(ctx context.Context, wish *spec.Cluster) error {
 	// The control-plane node comes first.
 	hosts := slices.Clone(wish.Hosts)
 	slices.SortStableFunc(hosts, func(x, y spec.Host) int { return strings.Compare(string(x.Role), string(y.Role)) })
-	return a.run(ctx, hosts, b.Arch(), func(_ context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
+	return a.run(ctx, &subject{verb: "init", cluster: wish, bundle: b}, hosts, b.Arch(), func(_ context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
 		return bootstrap.PlanInit(bootstrap.Init{
 			Cluster: wish, ID: clusterID(targets[0]), Targets: targets, Bundle: b, Kubeconfig: a.kubeconfig,
 		})

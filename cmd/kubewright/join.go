@@ -61,7 +61,8 @@ func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
 		return err
 	}
 	defer b.Close() //nolint:errcheck // only read from
-	return a.run(ctx, hosts, b.Arch(), func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
+	about := &subject{verb: "join", bundle: b}
+	return a.run(ctx, about, hosts, b.Arch(), func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
 		client := cluster.New(plan.Of("the admin's access", access), targets[0].Host.Dial)
 		record, err := cluster.ReadRecord(ctx, client)
 		if err != nil {
@@ -87,6 +88,7 @@ func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
 		if err := known.Validate(); err != nil {
 			return nil, err
 		}
+		about.cluster = known
 		return bootstrap.PlanJoin(bootstrap.Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: b})
 	})
 }

@@ -34,6 +34,7 @@ type app struct {
 	kubeconfig string
 	bundlePath string
 	specPath   string
+	reportPath string
 }
 
 // run is the whole program but its exit.

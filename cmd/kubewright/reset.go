@@ -46,12 +46,14 @@ func (a *app) resetCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&a.specPath, "file", "f", "", "cluster file whose hosts are all reset")
+	a.addReportFlag(c.Flags())
 	c.Flags().BoolVar(&force, "force", false, "reset a control-plane node although other nodes need it, and do not drain if the API does not answer")
 	return c
 }
 
 func (a *app) runReset(ctx context.Context, hosts []spec.Host, force bool) error {
-	return a.run(ctx, hosts, "", func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
+	about := &subject{verb: "reset"}
+	return a.run(ctx, about, hosts, "", func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
 		in := bootstrap.Reset{Targets: targets}
 		claimed := slices.IndexFunc(targets, func(t bootstrap.Target) bool { return t.Claim != nil })
 		if claimed < 0 {
@@ -60,6 +62,7 @@ func (a *app) runReset(ctx context.Context, hosts []spec.Host, force bool) error
 		if err := a.findCluster(ctx, &in, targets[claimed], force); err != nil {
 			return nil, err
 		}
+		about.cluster = in.Cluster
 		return bootstrap.PlanReset(in)
 	})
 }

@@ -91,19 +91,24 @@ func (a *app) dialHost(ctx context.Context, name string) (host.Host, error) {
 }
 
 // run connects to hosts, has the lanes planned from what is found, and runs them.
-func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes func(context.Context, []bootstrap.Target) ([]plan.Lane, error)) error {
+func (a *app) run(ctx context.Context, about *subject, hosts []spec.Host, arch string, planLanes func(context.Context, []bootstrap.Target) ([]plan.Lane, error)) error {
 	show, err := a.renderer()
 	if err != nil {
 		return err
 	}
 	began := time.Now()
+	page, err := a.newPage(about.verb, began)
+	if err != nil {
+		return err
+	}
+	show = page.over(show)
 	ctx, stop, done := interruptible(ctx, show.Notice)
 	defer done()
 	summary := ui.Summary{Hosts: len(hosts)}
 	finish := func(err error) error {
 		summary.Took, summary.Err = time.Since(began), err
 		show.Close(summary)
-		return err
+		return page.end(err)
 	}
 
 	targets, closeAll, err := a.connect(ctx, hosts)
@@ -111,6 +116,8 @@ func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes
 		return finish(err)
 	}
 	defer closeAll()
+	about.targets = targets
+	page.describe(*about)
 	if arch != "" {
 		if err := bootstrap.Suitable(targets, arch); err != nil {
 			return finish(err)
@@ -120,6 +127,8 @@ func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes
 	if err != nil {
 		return finish(err)
 	}
+	page.describe(*about)
+	page.plan(lanes)
 	names := make([]string, len(lanes))
 	for i, l := range lanes {
 		names[i] = l.Name
