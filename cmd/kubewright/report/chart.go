@@ -122,7 +122,7 @@ func draw(l layout, v *view) chart {
 	}
 	for _, w := range v.waits() {
 		from, ok := tracks[w.by.Lane]
-		if to := tracks[w.Lane]; ok && !w.to.IsZero() && w.by.Lane != w.Lane {
+		if to := tracks[w.Lane]; ok && w.Over && w.by.Lane != w.Lane {
 			a := arrow{X: round(x(w.to)), From: from + barHeight, To: to, Down: true}
 			if to < from {
 				a = arrow{X: a.X, From: from, To: to + barHeight}

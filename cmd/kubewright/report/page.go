@@ -130,7 +130,7 @@ func (r *Recorder) view() *view {
 			v.Maps = append(v.Maps, drawHosts(l, v.Run))
 		}
 	}
-	v.Waits = v.waits()
+	v.Waits = slices.DeleteFunc(v.waits(), func(w waitView) bool { return v.until(w.to).Sub(w.from) < time.Millisecond })
 	slices.SortStableFunc(v.Waits, func(a, b waitView) int {
 		return cmp.Compare(v.until(b.to).Sub(b.from), v.until(a.to).Sub(a.from))
 	})
@@ -233,7 +233,7 @@ func (v *view) waits() []waitView {
 		for _, s := range l.steps {
 			for _, w := range s.waits {
 				all = append(all, waitView{wait: w, Lane: l.name, Step: s.name, Cell: w.cell, By: w.by,
-					Took: took(v.until(w.to).Sub(w.from)), Over: !w.to.IsZero()})
+					Took: took(v.until(w.to).Sub(w.from)), Over: !w.to.IsZero() && !w.cut})
 			}
 		}
 	}
@@ -271,7 +271,8 @@ func (v *view) chain(links []link) ([]chainView, string) {
 	if shorter > 0 {
 		add(chainView{Doc: number(shorter, "shorter step", "shorter steps"), Class: "same"}, small)
 	}
-	return all, took(total)
+	last := links[len(links)-1].step
+	return all, took(v.until(last.ended).Sub(v.began))
 }
 
 func (v *view) lane(i int, l *lane) laneView {

@@ -99,6 +99,7 @@ type wait struct {
 	cell     string
 	by       plan.Ref
 	from, to time.Time // to is zero as long as it lasts
+	cut      bool      // the run ended before the cell was set
 }
 
 // notice is something that is no lane's.
@@ -176,6 +177,10 @@ func (r *Recorder) Event(e plan.Event) {
 		s.began, s.ended = e.Time.Add(-e.Took), e.Time
 		s.endWait(s.began)
 		s.kind, s.err = e.Kind, e.Err
+		if n := len(s.waits); n > 0 && e.Kind == plan.Canceled && e.Took == 0 {
+			s.waits[n-1].cut = true
+			s.began = time.Time{}
+		}
 		if e.Diff != nil {
 			s.diff = e.Diff
 		}
