@@ -97,6 +97,9 @@ func (p *page) describe(s subject) {
 	}
 	if c := s.cluster; c != nil {
 		run.Cluster = c.Name
+		for i := range run.Hosts {
+			run.Hosts[i].Pods = podsOf(run.Hosts[i], c.Network.PodCIDR)
+		}
 		run.Network = report.Network{Backend: string(c.Network.Backend), Pods: c.Network.PodCIDR, Services: c.Network.ServiceCIDR, DNSDomain: c.Network.DNSDomain}
 		if i := slices.IndexFunc(run.Hosts, func(h report.Host) bool { return h.Role == string(spec.ControlPlaneRole) }); i >= 0 && run.Hosts[i].Address.IsValid() {
 			run.Server = "https://" + netip.AddrPortFrom(run.Hosts[i].Address, uint16(c.APIServer.Port)).String()
@@ -135,6 +138,19 @@ func reportHost(t bootstrap.Target, all []bootstrap.Target) report.Host {
 		}
 	}
 	return h
+}
+
+// podsOf is the share of the pods' range that a host's bridge has already: invalid on
+// a host that runs no pods yet.
+func podsOf(h report.Host, pods netip.Prefix) netip.Prefix {
+	for _, i := range h.Interfaces {
+		for _, a := range i.Addrs {
+			if pods.Contains(a.Addr()) && !a.IsSingleIP() {
+				return a.Masked()
+			}
+		}
+	}
+	return netip.Prefix{}
 }
 
 // plan tells the page what is going to be done.
