@@ -9,12 +9,10 @@ import (
 	"slices"
 	"time"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"github.com/kubewright/kubewright/bootstrap"
-	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/fault"
-	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/bootstrap/version"
@@ -22,8 +20,10 @@ import (
 	"github.com/kubewright/kubewright/cmd/kubewright/ui"
 )
 
-func (a *app) addReportFlag(flags *pflag.FlagSet) {
-	flags.StringVar(&a.reportPath, "report", "", "write an HTML page about the run to this file: what took the time, what was changed, is it fine")
+// reported gives a command that runs something the flag that asks for a page about it.
+func (a *app) reported(c *cobra.Command) *cobra.Command {
+	c.Flags().StringVar(&a.reportPath, "report", "", "write an HTML page about the run to this file: what took the time, what was changed, is it fine")
+	return c
 }
 
 // page is the page that --report asks for. A nil page, of a run without the flag,
@@ -71,31 +71,29 @@ func (r recording) Notice(text string) {
 	r.Renderer.Notice(text)
 }
 
-// subject is what a run is about, as far as it is known.
-type subject struct {
-	verb     string
-	cluster  *spec.Cluster  // nil: unknown
-	bundle   *bundle.Bundle // nil: nothing is installed
-	targets  []bootstrap.Target
-	findings finding.Report // nil: nobody looked
-}
-
-// describe tells the page what the run is about.
-func (p *page) describe(s subject) {
+// describe tells the page what the run is about, as far as it is known.
+func (p *page) describe(w *work) {
 	if p == nil {
 		return
 	}
-	run := report.Run{Verb: s.verb, Kubewright: version.Kubewright, Findings: s.findings}
-	if b := s.bundle; b != nil {
+	c := w.Spec
+	if w.live != nil && c == nil {
+		c = w.live.Spec
+	}
+	if c == nil {
+		c = w.reset.Cluster
+	}
+	run := report.Run{Verb: string(w.Verb), By: signature(), Kubewright: version.Kubewright, Findings: w.findings}
+	if b := w.bundle; b != nil {
 		run.Bundle = report.Bundle{Name: b.Name(), Digest: b.Digest()}
 		for _, c := range b.Components() {
 			run.Bundle.Components = append(run.Bundle.Components, report.Component{Name: c.Name, Version: c.Version})
 		}
 	}
-	for _, t := range s.targets {
-		run.Hosts = append(run.Hosts, reportHost(t, s.targets))
+	for _, t := range w.all() {
+		run.Hosts = append(run.Hosts, reportHost(t, w.all()))
 	}
-	if c := s.cluster; c != nil {
+	if c != nil {
 		run.Cluster = c.Name
 		for i := range run.Hosts {
 			run.Hosts[i].Pods = podsOf(run.Hosts[i], c.Network.PodCIDR)
