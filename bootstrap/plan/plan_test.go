@@ -85,7 +85,11 @@ type log struct {
 }
 
 func (l *log) emit(e Event) {
-	l.lines = append(l.lines, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Lane, e.Step, e.Kind)))
+	line := fmt.Sprintf("%s %s %s", e.Lane, e.Step, e.Kind)
+	if e.For != (Ref{}) {
+		line += fmt.Sprintf(" for %s %s", e.For.Lane, e.For.Step)
+	}
+	l.lines = append(l.lines, strings.TrimSpace(line))
 }
 
 func (l *log) has(line string) bool {
@@ -135,8 +139,8 @@ func TestLanesMeetAtCells(t *testing.T) {
 		if took := time.Since(began); took != 2*time.Second {
 			t.Errorf("took %s: the lanes did not overlap", took)
 		}
-		if !l.has("second late waiting") {
-			t.Errorf("no event says that the lane waits:\n%s", strings.Join(l.lines, "\n"))
+		if !l.has("second late waiting for first slow") {
+			t.Errorf("no event says that the lane waits, and for whom:\n%s", strings.Join(l.lines, "\n"))
 		}
 	})
 }

@@ -35,6 +35,7 @@ type app struct {
 	kubeconfig string
 	bundlePath string
 	specPath   string
+	reportPath string
 	ignore     ignored
 	verify     bool // print the proof of a reset
 }
@@ -79,7 +80,7 @@ func (a *app) root() *cobra.Command {
 	flags.StringArrayVar(&a.knownHosts, "known-hosts", nil, "known_hosts file to use instead of ssh_config's (repeatable)")
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
 	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
-	root.AddCommand(a.initCommand(a.run), a.joinCommand(a.run), a.resetCommand(a.run), a.undoCommand(a.run), a.applyCommand(a.run),
+	root.AddCommand(a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.resetCommand(a.run)), a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)),
 		a.planCommand(), a.diffCommand(), a.statusCommand(),
 		a.preflightCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())
 	wrapArgs(root)

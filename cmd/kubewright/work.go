@@ -18,6 +18,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/foresee"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/journal"
@@ -40,12 +41,13 @@ const (
 // cluster. Its lanes can be made any number of times, to look and to run.
 type work struct {
 	bootstrap.Request
-	targets []bootstrap.Target // those that become or stay nodes, or are put back
-	leaving []bootstrap.Target // those that apply takes out of the cluster
-	bundle  *bundle.Bundle     // nil: nothing is installed
-	live    *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
-	reset   bootstrap.Reset    // of reset and undo
-	close   func()
+	targets  []bootstrap.Target // those that become or stay nodes, or are put back
+	leaving  []bootstrap.Target // those that apply takes out of the cluster
+	bundle   *bundle.Bundle     // nil: nothing is installed
+	live     *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
+	reset    bootstrap.Reset    // of reset and undo
+	findings finding.Report     // of preflight, nil: it did not look
+	close    func()
 }
 
 // all are the hosts that the work may change.
