@@ -45,8 +45,6 @@ type world struct {
 	machines   []*machine // the first has the control plane
 	bundle     *bundle.Bundle
 	kubeconfig string
-	// wrap decorates the hosts that verbs see, nil: not at all.
-	wrap func(host.Host) host.Host
 
 	runs int
 	via  *machine // through which the run that goes on reaches the API
@@ -226,11 +224,7 @@ func (w *world) rest() {
 func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 	i := slices.IndexFunc(w.machines, func(m *machine) bool { return m.Name() == h.Name })
 	m := w.machines[i]
-	var seen host.Host = link{m, w}
-	if w.wrap != nil {
-		seen = w.wrap(seen)
-	}
-	return Connection{Host: seen, Reached: m.address}, nil
+	return Connection{Host: link{m, w}, Reached: m.address}, nil
 }
 
 // lanes plans as the commands do.
@@ -486,6 +480,9 @@ func (w *world) picture() picture {
 		}
 		for name, u := range state.Units {
 			p[m.Name()+" "+name] = fmt.Sprintf("%+v", u)
+		}
+		for _, name := range state.Leftovers {
+			p[m.Name()+" "+name] = "left behind"
 		}
 	}
 	local, err := os.ReadFile(w.kubeconfig)

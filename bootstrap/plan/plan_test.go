@@ -368,3 +368,37 @@ func schedule(ctx context.Context, r *rand.Rand) error {
 	}
 	return nil
 }
+
+// awaits is an action that changes something, and then waits for what never comes.
+type awaits struct{}
+
+func (awaits) Check(context.Context, *box) (Diff, error) {
+	return Diff{{Verb: Create, Object: "x"}}, nil
+}
+
+func (awaits) Apply(ctx context.Context, _ *box) error {
+	waiting, cancel := WaitContext(ctx)
+	defer cancel()
+	<-waiting.Done()
+	return fmt.Errorf("waiting: %w", context.Cause(waiting))
+}
+
+// TestWaitWithinAStepEndsWithTheRun has one lane fail while a step of another waits.
+func TestWaitWithinAStepEndsWithTheRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		n, err := Run(t.Context(), Options{},
+			lane("a", newBox(), Step[*box, *box]{Name: "x/wait", Do: awaits{}}),
+			lane("b", newBox(), Step[*box, *box]{Name: "x/fail", Do: turnOn{name: "y", takes: time.Second, fails: errors.New("boom")}}))
+		if err == nil || strings.Contains(err.Error(), "waiting") || n.Canceled != 1 || n.Failed != 1 || time.Since(began) > 2*time.Second {
+			t.Errorf("%+v after %v: %v", n, time.Since(began), err)
+		}
+
+		stop := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(stop) })
+		n, err = Run(t.Context(), Options{Stop: stop}, lane("a", newBox(), Step[*box, *box]{Name: "x/wait", Do: awaits{}}))
+		if fault.CodeOf(err) != fault.Interrupted || n.Canceled != 1 {
+			t.Errorf("stopped: %+v, %v", n, err)
+		}
+	})
+}

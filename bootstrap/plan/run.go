@@ -217,7 +217,7 @@ func (r *run) step(l Lane, s step) (ended Event) {
 		ctx = r.waits
 	}
 	failed := func(err error) Event {
-		if s.wait && r.waits.Err() != nil && errors.Is(err, context.Canceled) {
+		if (s.wait || r.ctx.Err() == nil) && r.waits.Err() != nil && errors.Is(err, context.Canceled) {
 			return Event{Kind: Canceled}
 		}
 		return Event{Kind: Failed, Err: fault.At(l.Name, s.name, err)}
@@ -243,6 +243,7 @@ func (r *run) step(l Lane, s step) (ended Event) {
 			r.emit(e)
 		}), s.timeout)
 		defer cancel()
+		bounded = context.WithValue(bounded, waitsKey{}, r.waits)
 		bounded = context.WithValue(bounded, intentKey{}, &Intent{Lane: l.Name, Step: s.name, Diff: diff})
 		if err := s.apply(bounded); err != nil {
 			if errors.Is(bounded.Err(), context.DeadlineExceeded) {
@@ -278,6 +279,22 @@ func timedOut(s step, last *string, err error) error {
 	return &fault.Fault{Code: fault.Timeout,
 		Err:    fmt.Errorf("not done after %s: %s: %w", s.timeout, doing, err),
 		Remedy: "look at the unit logs on the host (journalctl -u kubelet -u kube-apiserver -u etcd), then run the same command again"}
+}
+
+type waitsKey struct{}
+
+// WaitContext returns the context of a part of a step that only waits, within the
+// step's own: it ends as well when the run has no future, because another step
+// failed or it is stopped. What is waited for might never come then. A step that
+// returns its error ends as one that was canceled.
+func WaitContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	waiting, cancel := context.WithCancel(ctx)
+	waits, ok := ctx.Value(waitsKey{}).(context.Context)
+	if !ok {
+		return waiting, cancel
+	}
+	stop := context.AfterFunc(waits, cancel)
+	return waiting, func() { stop(); cancel() }
 }
 
 type reporterKey struct{}
