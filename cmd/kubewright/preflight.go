@@ -57,8 +57,6 @@ func (a *app) runPreflight(ctx context.Context, wish *spec.Cluster) error {
 		return err
 	}
 	defer b.Close() //nolint:errcheck // only read from
-	ctx, _, done := interruptible(ctx, func(string) {})
-	defer done()
 	targets, closeAll, err := a.connect(ctx, wish.Hosts)
 	if err != nil {
 		return err
