@@ -57,13 +57,20 @@ func isTerminal(w io.Writer) bool {
 
 // dial connects to a host as the flags and the user's ssh_config say.
 func (a *app) dial(ctx context.Context, name string) (*sshhost.Host, error) {
+	password, err := a.sudo()
+	if err != nil {
+		return nil, err
+	}
 	return sshhost.Dial(ctx, name, sshhost.Config{
-		ConfigFile: a.sshConfig, AcceptNewHostKeys: a.acceptNew, KnownHosts: a.knownHosts,
+		ConfigFile: a.sshConfig, AcceptNewHostKeys: a.acceptNew, KnownHosts: a.knownHosts, SudoPassword: password,
 	})
 }
 
 // connect reaches all hosts at once and looks at them. What it returns closes the connections.
 func (a *app) connect(ctx context.Context, hosts []spec.Host) ([]bootstrap.Target, func(), error) {
+	if _, err := a.sudo(); err != nil { // once, not once per host
+		return nil, nil, err
+	}
 	targets, err := bootstrap.Connect(ctx, hosts, func(ctx context.Context, h spec.Host) (bootstrap.Connection, error) {
 		conn, err := a.dial(ctx, h.Name)
 		if err != nil {

@@ -170,21 +170,28 @@ func (c *console) Write(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	c.kept = append(c.kept, p...)
 	if c.pid == "" {
-		if _, after, ok := bytes.Cut(c.kept, []byte(promptMark)); ok && c.password != nil {
-			c.kept = bytes.Clone(after) // a lecture, or what sshd said, goes with the prompt
-			c.answer()
-		}
-		if before, after, ok := bytes.Cut(c.kept, []byte(pidMark)); ok { // sshd may have put lines of its own before it
-			if pid, rest, ok := bytes.Cut(after, []byte("\n")); ok {
-				c.pid, c.kept = string(pid), append(bytes.Clone(before), rest...)
-				c.settle()
-			}
-		}
+		c.advance()
 	}
 	if over := len(c.kept) - stderrKept; over > 0 {
 		c.kept = append(c.kept[:0], c.kept[over:]...)
 	}
 	return len(p), nil
+}
+
+// advance looks for the command's beginning, then for a prompt: what the command
+// itself says may have come with the former, and is not sudo's.
+func (c *console) advance() {
+	if before, after, ok := bytes.Cut(c.kept, []byte(pidMark)); ok { // sshd may have put lines of its own before it
+		if pid, rest, ok := bytes.Cut(after, []byte("\n")); ok {
+			c.pid, c.kept = string(pid), append(bytes.Clone(before), rest...)
+			c.settle()
+		}
+		return
+	}
+	if _, after, ok := bytes.Cut(c.kept, []byte(promptMark)); ok && c.password != nil {
+		c.kept = bytes.Clone(after) // a lecture, or what sshd said, goes with the prompt
+		c.answer()
+	}
 }
 
 // answer gives sudo the password, once. When it asks again it gets the end of its
