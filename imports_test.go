@@ -48,7 +48,7 @@ var law = []struct {
 	{"bootstrap/kubeproxy", component(), "a component: components do not know each other"},
 	{"bootstrap/etcd", component(), "a component: components do not know each other"},
 	{"bootstrap/controlplane", component(), "a component: components do not know each other"},
-	{"bootstrap/preflight", []string{"bootstrap/bundle", "bootstrap/fault", "bootstrap/finding", "bootstrap/host", "bootstrap/spec"}, "looks, before anything is planned"},
+	{"bootstrap/preflight", []string{"bootstrap/claim", "bootstrap/fault", "bootstrap/finding", "bootstrap/host", "bootstrap/probe", "bootstrap/spec"}, "looks, before anything is planned"},
 	{"bootstrap/probe", nil, "is sent to hosts: small; what probe and preflight say to each other"},
 	{"bootstrap/lock", []string{"bootstrap/fault", "bootstrap/host"}, "who works on a host"},
 	{"bootstrap/inventory", []string{"bootstrap/fault", "bootstrap/host"}, "what stands on a host"},

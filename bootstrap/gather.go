@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"sync"
 
@@ -66,41 +65,4 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 		t.Member = err == nil && trouble == ""
 	}
 	return t, nil
-}
-
-// tools are programs of the host's own that a node cannot do without, with the
-// Debian package that has each.
-var tools = []struct{ name, pkg, why string }{
-	{"nft", "nftables", "kube-proxy makes Services with it"},
-	{"ip", "iproute2", "the service range needs a route"},
-	{"mount", "mount", "the kubelet mounts volumes with it"},
-	{"sysctl", "procps", "kernel settings are made with it"},
-}
-
-// Suitable refuses hosts on which a node could not run, naming all that is wrong with each.
-func Suitable(targets []Target, arch string) error {
-	var faults []error
-	refuse := func(t Target, remedy, format string, args ...any) {
-		f := fault.New(fault.HostUnsuitable, remedy, format, args...)
-		f.Host, f.Step = t.Wish.Name, "preflight"
-		faults = append(faults, f)
-	}
-	for _, t := range targets {
-		if t.Facts.Arch != arch {
-			f := fault.New(fault.BundleRefused, "use a bundle for "+t.Facts.Arch,
-				"the bundle is for %s, the host is %s", arch, t.Facts.Arch)
-			f.Host, f.Step = t.Wish.Name, "preflight"
-			faults = append(faults, f)
-		}
-		for _, tool := range tools {
-			if t.Facts.Tool(tool.name) == "" {
-				refuse(t, fmt.Sprintf("install it on the host (apt-get install %s), then run the same command again", tool.pkg),
-					"the host has no %s: %s", tool.name, tool.why)
-			}
-		}
-		if t.Facts.Swap {
-			refuse(t, "turn it off (swapoff -a, and remove it from /etc/fstab)", "swap is on: the kubelet would not start")
-		}
-	}
-	return errors.Join(faults...)
 }

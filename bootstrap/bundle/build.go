@@ -75,6 +75,7 @@ const (
 var programs = [...]string{
 	"./cmd/kube",
 	"./cmd/pause",
+	"./cmd/probe",
 	"./cmd/unbundle",
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
 	"github.com/containernetworking/plugins/plugins/ipam/host-local",
@@ -139,6 +140,7 @@ func compiled(dir, arch string, components version.List) contents {
 		arch:       arch,
 		components: components,
 		unbundler:  in("unbundle"),
+		probe:      in("probe"),
 		pause:      in("pause"),
 		layers: []layerFiles{
 			{name: "kube", files: map[string]string{"bin/kube": in("kube")}, links: links},

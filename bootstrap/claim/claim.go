@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
@@ -45,8 +46,13 @@ type Before struct {
 	// Routes, nftables tables and interfaces need no record: ours have names of their own.
 }
 
-// foreign names the traces of other installers, and the way to remove them.
-var foreign = []struct{ path, who, remedy string }{
+// Trace is what another installer leaves on a host, and the way to remove it.
+type Trace struct{ Path, Who, Remedy string }
+
+// Foreign are the traces of other installers.
+func Foreign() []Trace { return slices.Clone(foreign[:]) }
+
+var foreign = [...]Trace{
 	{"/etc/rancher", "k3s or RKE2", "run its uninstall script (k3s-uninstall.sh, rke2-uninstall.sh)"},
 	{"/etc/k0s", "k0s", "run `k0s stop && k0s reset`"},
 	{"/var/snap/microk8s", "MicroK8s", "run `snap remove --purge microk8s`"},
@@ -115,7 +121,7 @@ func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 func refuseForeign(ctx context.Context, r host.Reader) error {
 	paths := make([]string, len(foreign))
 	for i, f := range foreign {
-		paths[i] = f.path
+		paths[i] = f.Path
 	}
 	found, err := r.Stat(ctx, paths...)
 	if err != nil {
@@ -123,8 +129,8 @@ func refuseForeign(ctx context.Context, r host.Reader) error {
 	}
 	for i, f := range found {
 		if f.Exists {
-			return fault.New(fault.HostTaken, foreign[i].remedy+", then run the same command again",
-				"the host is already in a cluster made by %s: %s exists", foreign[i].who, f.Path)
+			return fault.New(fault.HostTaken, foreign[i].Remedy+", then run the same command again",
+				"the host is already in a cluster made by %s: %s exists", foreign[i].Who, f.Path)
 		}
 	}
 	return nil

@@ -108,6 +108,7 @@ func (f *clusterFlags) cluster() (*spec.Cluster, error) {
 func (a *app) addRunFlags(flags *pflag.FlagSet) {
 	flags.StringVarP(&a.specPath, "file", "f", "", "cluster file (docs/spec.md); - for standard input")
 	flags.StringVar(&a.bundlePath, "bundle", "", "bundle to install (default: beside the program, or in ./dist)")
+	flags.Var(&a.ignore, "ignore", "code of a finding to go on in spite of (repeatable; docs/findings.md)")
 }
 
 func (a *app) initCommand() *cobra.Command {
@@ -192,7 +193,10 @@ func (a *app) runInit(ctx context.Context, wish *spec.Cluster) error {
 	// The control-plane node comes first.
 	hosts := slices.Clone(wish.Hosts)
 	slices.SortStableFunc(hosts, func(x, y spec.Host) int { return strings.Compare(string(x.Role), string(y.Role)) })
-	return a.run(ctx, hosts, b.Arch(), func(_ context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
+	return a.run(ctx, hosts, func(ctx context.Context, targets []bootstrap.Target, notice func(string)) ([]plan.Lane, error) {
+		if err := a.preflight(ctx, bootstrap.Preflight{Targets: targets, Cluster: wish, Bundle: b}, notice); err != nil {
+			return nil, err
+		}
 		return bootstrap.PlanInit(bootstrap.Init{
 			Cluster: wish, ID: clusterID(targets[0]), Targets: targets, Bundle: b, Kubeconfig: a.kubeconfig,
 		})

@@ -61,7 +61,7 @@ func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
 		return err
 	}
 	defer b.Close() //nolint:errcheck // only read from
-	return a.run(ctx, hosts, b.Arch(), func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
+	return a.run(ctx, hosts, func(ctx context.Context, targets []bootstrap.Target, notice func(string)) ([]plan.Lane, error) {
 		client := cluster.New(plan.Of("the admin's access", access), targets[0].Host.Dial)
 		record, err := cluster.ReadRecord(ctx, client)
 		if err != nil {
@@ -85,6 +85,9 @@ func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
 		}), hosts...)
 		known.Default()
 		if err := known.Validate(); err != nil {
+			return nil, err
+		}
+		if err := a.preflight(ctx, bootstrap.Preflight{Targets: targets, Cluster: known, Bundle: b, Server: access.Server}, notice); err != nil {
 			return nil, err
 		}
 		return bootstrap.PlanJoin(bootstrap.Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: b})

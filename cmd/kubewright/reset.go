@@ -51,7 +51,7 @@ func (a *app) resetCommand() *cobra.Command {
 }
 
 func (a *app) runReset(ctx context.Context, hosts []spec.Host, force bool) error {
-	return a.run(ctx, hosts, "", func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
+	return a.run(ctx, hosts, func(ctx context.Context, targets []bootstrap.Target, _ func(string)) ([]plan.Lane, error) {
 		in := bootstrap.Reset{Targets: targets}
 		claimed := slices.IndexFunc(targets, func(t bootstrap.Target) bool { return t.Claim != nil })
 		if claimed < 0 {

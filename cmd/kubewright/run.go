@@ -98,7 +98,7 @@ func (a *app) dialHost(ctx context.Context, name string) (host.Host, error) {
 }
 
 // run connects to hosts, has the lanes planned from what is found, and runs them.
-func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes func(context.Context, []bootstrap.Target) ([]plan.Lane, error)) error {
+func (a *app) run(ctx context.Context, hosts []spec.Host, planLanes func(_ context.Context, _ []bootstrap.Target, notice func(string)) ([]plan.Lane, error)) error {
 	show, err := a.renderer()
 	if err != nil {
 		return err
@@ -118,12 +118,7 @@ func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes
 		return finish(err)
 	}
 	defer closeAll()
-	if arch != "" {
-		if err := bootstrap.Suitable(targets, arch); err != nil {
-			return finish(err)
-		}
-	}
-	lanes, err := planLanes(ctx, targets)
+	lanes, err := planLanes(ctx, targets, show.Notice)
 	if err != nil {
 		return finish(err)
 	}

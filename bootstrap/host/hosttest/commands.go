@@ -101,7 +101,12 @@ func (s *Sim) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", cmd.Argv[0], err)
 	}
-	return a.result(ctx, out)
+	out, err = a.result(ctx, out)
+	if cmd.Stdout != nil {
+		_, writeErr := cmd.Stdout.Write(out)
+		return nil, errors.Join(err, writeErr)
+	}
+	return out, err
 }
 
 func (a Answer) result(ctx context.Context, out []byte) ([]byte, error) {

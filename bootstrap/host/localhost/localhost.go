@@ -272,6 +272,9 @@ func (h Host) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 	c.WaitDelay = killGrace
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
+	if cmd.Stdout != nil {
+		c.Stdout = cmd.Stdout
+	}
 	if cmd.Stdin != nil {
 		c.Stdin = &source{r: cmd.Stdin, failed: cancel}
 	}

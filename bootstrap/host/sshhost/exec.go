@@ -126,6 +126,9 @@ func (h *Host) exec(ctx context.Context, full []string, c *console, cmd host.Com
 		defer c.settle()
 		var stdout bytes.Buffer
 		session.Stdout, session.Stderr = &stdout, c
+		if cmd.Stdout != nil {
+			session.Stdout = cmd.Stdout
+		}
 		if err := session.Start(line); err != nil {
 			return nil, err
 		}
