@@ -10,6 +10,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
@@ -52,11 +53,12 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 	if t.Claim, err = claim.Read(ctx, conn.Host); err != nil || t.Claim == nil {
 		return t, err
 	}
-	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt")
+	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig)
 	if err != nil {
 		return t, err
 	}
-	if found[0].Exists && found[1].Exists {
+	// One that has its token still was left half-way in kubelet/bootstrap.
+	if found[0].Exists && found[1].Exists && !found[2].Exists {
 		ca, err := conn.ReadFile(ctx, found[1].Path)
 		if err != nil {
 			return t, err
@@ -65,4 +67,19 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 		t.Member = err == nil && trouble == ""
 	}
 	return t, nil
+}
+
+// ReadJournals reads the journals of hosts, at once.
+func ReadJournals(ctx context.Context, targets []Target) error {
+	faults := make([]error, len(targets))
+	var all sync.WaitGroup
+	for i := range targets {
+		t := &targets[i]
+		all.Go(func() {
+			entries, err := journal.Read(ctx, t.Host)
+			t.Journal, faults[i] = entries, fault.At(t.Wish.Name, "read-journal", err)
+		})
+	}
+	all.Wait()
+	return errors.Join(faults...)
 }

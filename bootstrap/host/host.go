@@ -89,6 +89,11 @@ type File struct {
 	Target  string // of a symbolic link
 }
 
+// TemporaryMark stands between "." NAME and a random word in the name under which
+// WriteFile and Symlink make NAME before they rename it: what a write that was
+// broken off has left can be told by it, and removed.
+const TemporaryMark = ".kw-"
+
 // Meta is the mode and owner of a file to be written.
 type Meta struct {
 	Mode fs.FileMode // permission bits

@@ -52,6 +52,25 @@ type Options struct {
 	// Stop, when closed, ends the run cleanly: steps under way come to their end,
 	// no further one begins.
 	Stop <-chan struct{}
+	// Allow is asked before a step applies what its Check found; an error fails the
+	// step with nothing done. nil allows all.
+	Allow func(lane, step string, diff Diff) error
+}
+
+// Intent is what a step is about to change. Whoever carries out its operations
+// can ask for it, to write down first what stands there.
+type Intent struct {
+	Lane, Step string
+	Diff       Diff
+}
+
+type intentKey struct{}
+
+// IntentOf returns the intent of the step whose Apply ctx belongs to, nil outside
+// of one. It is the same pointer for the whole of an Apply.
+func IntentOf(ctx context.Context) *Intent {
+	i, _ := ctx.Value(intentKey{}).(*Intent)
+	return i
 }
 
 // Run validates the lanes and runs them all at once. A step that fails ends its
@@ -64,7 +83,7 @@ func Run(ctx context.Context, opts Options, lanes ...Lane) (Count, error) {
 	}
 	waits, cutWaits := context.WithCancel(ctx)
 	defer cutWaits()
-	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit}
+	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit, allow: opts.Allow}
 	go func() {
 		select {
 		case <-opts.Stop:
@@ -96,6 +115,7 @@ type run struct {
 	halt     chan struct{}   // closed: no further step begins
 	haltOnce sync.Once
 	emitTo   func(Event)
+	allow    func(lane, step string, diff Diff) error
 
 	mu    sync.Mutex
 	count Count
@@ -189,6 +209,11 @@ func (r *run) step(l Lane, s step) (ended Event) {
 	kind := Skipped
 	if len(diff) > 0 {
 		kind = Applied
+		if r.allow != nil {
+			if err := r.allow(l.Name, s.name, diff); err != nil {
+				return failed(err)
+			}
+		}
 		r.emit(Event{Lane: l.Name, Step: s.name, Kind: Applying, Diff: diff})
 		var last atomic.Pointer[string] // what it said it was doing last
 		bounded, cancel := context.WithTimeout(withReporter(ctx, func(e Event) {
@@ -197,6 +222,7 @@ func (r *run) step(l Lane, s step) (ended Event) {
 			r.emit(e)
 		}), s.timeout)
 		defer cancel()
+		bounded = context.WithValue(bounded, intentKey{}, &Intent{Lane: l.Name, Step: s.name, Diff: diff})
 		if err := s.apply(bounded); err != nil {
 			if errors.Is(bounded.Err(), context.DeadlineExceeded) {
 				err = timedOut(s, last.Load(), err)

@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -25,8 +26,8 @@ func candidates(hosts []Host) [][]netip.Addr {
 	}
 	all := make([][]netip.Addr, len(hosts))
 	for i, h := range hosts {
-		if h.Wish.Address.IsValid() {
-			all[i] = []netip.Addr{h.Wish.Address}
+		if decided := cmp.Or(h.Wish.Address, h.Address); decided.IsValid() {
+			all[i] = []netip.Addr{decided}
 			continue
 		}
 		own := slices.DeleteFunc(h.prefixes(), func(p netip.Prefix) bool { return owners[p.Addr()] > 1 })
@@ -48,10 +49,17 @@ func candidates(hosts []Host) [][]netip.Addr {
 	return all
 }
 
+// inside are the beginnings of the names of interfaces for containers and virtual
+// machines on the host itself.
+var inside = [...]string{"br-", "cali", "cilium", "cni", "docker", "flannel", "kube-", "lxc", "podman", "veth", "virbr", "vxlan"}
+
 // prefixes are the host's IPv4 addresses that others could know it by.
 func (h Host) prefixes() []netip.Prefix {
 	var all []netip.Prefix
 	for _, i := range h.Facts.Interfaces {
+		if i.Name != h.interfaceOf(h.Reached).Name && slices.ContainsFunc(inside[:], func(begin string) bool { return strings.HasPrefix(i.Name, begin) }) {
+			continue
+		}
 		for _, p := range i.Addrs {
 			if a := p.Addr(); a.Is4() && !a.IsLoopback() && !a.IsLinkLocalUnicast() {
 				all = append(all, p)

@@ -158,11 +158,18 @@ var leftovers = [...]claim.Trace{
 	{Path: "/sys/class/net/kube-ipvs0", Who: "another cluster's kube-proxy", Remedy: "ip link delete kube-ipvs0"},
 }
 
+// cniConfigs is the folder whose first configuration, by name, containerd takes
+// for pods, whosever it is.
+const (
+	cniConfigs = "/etc/cni/net.d"
+	cniConfig  = "10-kubewright.conflist" // ours
+)
+
 // foreignTraces finds what another installer left. A claimed host has files of
 // its own at the same places, and whose it is claim itself tells.
 func foreignTraces(ctx context.Context, h *Host) (finding.Report, error) {
 	traces := slices.Concat(claim.Foreign(), leftovers[:])
-	paths := []string{claim.File}
+	paths := []string{claim.File, cniConfigs}
 	for _, t := range traces {
 		paths = append(paths, t.Path)
 	}
@@ -172,11 +179,26 @@ func foreignTraces(ctx context.Context, h *Host) (finding.Report, error) {
 	}
 	var r finding.Report
 	said := map[string]bool{} // by what is to be done: one fault each
-	for i, f := range found[1:] {
+	if found[1].Exists {
+		names, err := h.Host.ReadDir(ctx, cniConfigs)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			file := path.Join(cniConfigs, name)
+			traces = append(traces, claim.Trace{Path: file, Who: "another cluster's pod network", Remedy: "if nothing needs it: rm " + file})
+			found = append(found, host.File{Path: file, Exists: slices.Contains([]string{".conf", ".conflist", ".json"}, path.Ext(name))})
+		}
+	}
+	for i, f := range found[2:] {
 		if t := traces[i]; f.Exists && !said[t.Remedy] {
 			said[t.Remedy] = true
-			r = append(r, finding.Finding{Code: finding.ForeignInstaller, Severity: finding.Error, Host: h.Wish.Name, Object: t.Path,
-				Message: fmt.Sprintf("the host is already in a cluster made by %s, or was: %s exists", t.Who, t.Path),
+			severity := finding.Error
+			if path.Dir(t.Path) == cniConfigs && path.Base(t.Path) > cniConfig { // it loses to ours
+				severity = finding.Warning
+			}
+			r = append(r, finding.Finding{Code: finding.ForeignInstaller, Severity: severity, Host: h.Wish.Name, Object: t.Path,
+				Message: fmt.Sprintf("the host is, or was, in another cluster (%s): %s exists", t.Who, t.Path),
 				Remedy:  t.Remedy + ", then run the same command again"})
 		}
 	}

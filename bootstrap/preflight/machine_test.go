@@ -209,7 +209,7 @@ func (m *machine) answer(o probe.Order) (r probe.Reply) {
 				}
 			}
 			if p.UDP != 0 && !m.net.udp[way(p.Host)] && m.net.tcp[p.Addr.String()] == "" {
-				one.UDP, one.MTU = true, o.Reach.MTU
+				one.UDP, one.MTU, one.Whole = true, m.mtu, m.mtu
 				if least := m.net.mtu[way(p.Host)]; least != 0 {
 					one.MTU = min(one.MTU, least)
 				}

@@ -155,7 +155,7 @@ func (m *mesh) taken(i int, protocol string, port int) bool {
 }
 
 func (m *mesh) reach(i int, s *session) error {
-	order := probe.Reach{Token: m.token, MTU: m.mtu(i), Timeout: reachTime}
+	order := probe.Reach{Token: m.token, Timeout: reachTime}
 	for j, h := range m.hosts {
 		if i == j {
 			continue
@@ -187,14 +187,6 @@ func (m *mesh) reach(i int, s *session) error {
 		m.reached[i][one.Addr] = one
 	}
 	return err
-}
-
-// mtu is that of the host's interface: the one with its first address.
-func (m *mesh) mtu(i int) int {
-	if len(m.candidates[i]) == 0 {
-		return leastMTU
-	}
-	return m.hosts[i].interfaceOf(m.candidates[i][0]).MTU
 }
 
 // callers are the hosts that called host j.
@@ -296,7 +288,7 @@ func (m *mesh) judgeMTU() {
 		least, to := iface.MTU, []int(nil)
 		for j := range m.hosts {
 			r := m.reached[i][m.chosen[j]]
-			if i == j || !r.UDP || r.MTU >= iface.MTU {
+			if i == j || !r.UDP || r.MTU >= r.Whole {
 				continue
 			}
 			least, to = min(least, r.MTU), append(to, j)

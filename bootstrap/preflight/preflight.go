@@ -37,6 +37,8 @@ type Host struct {
 	// Member hosts run as nodes already: they are not probed, so that a run with
 	// nothing to do stays quick.
 	Member bool
+	// Address is the one it has in the cluster already, invalid if it is in none.
+	Address netip.Addr
 	// Reached is the host's own end of the SSH connection, invalid if unknown.
 	Reached netip.Addr
 }

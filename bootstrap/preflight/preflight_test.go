@@ -80,10 +80,15 @@ func TestFindings(t *testing.T) {
 				h[1].files["/etc/kubernetes/kubelet.conf"] = ""
 				h[1].files["/etc/kubernetes/pki/ca.crt"] = "" // removed by the same command
 				h[2].files["/var/lib/etcd/member/x"] = ""
+				h[2].files["/etc/cni/net.d/05-cilium.conflist"] = "{}"
+				h[2].files["/etc/cni/net.d/87-podman.conflist"] = "{}"
+				h[2].files["/etc/cni/net.d/README"] = ""
 			},
 			want: []string{
-				"h1 error foreign-installer: the host is already in a cluster made by kubeadm or another installer, or was: /etc/kubernetes/kubelet.conf exists",
-				"h2 error foreign-installer: the host is already in a cluster made by another cluster's etcd, or was: /var/lib/etcd/member exists",
+				"h1 error foreign-installer: the host is, or was, in another cluster (kubeadm or another installer): /etc/kubernetes/kubelet.conf exists",
+				"h2 error foreign-installer: the host is, or was, in another cluster (another cluster's pod network): /etc/cni/net.d/05-cilium.conflist exists",
+				"h2 error foreign-installer: the host is, or was, in another cluster (another cluster's etcd): /var/lib/etcd/member exists",
+				"h2 warning foreign-installer: the host is, or was, in another cluster (another cluster's pod network): /etc/cni/net.d/87-podman.conflist exists",
 			},
 		},
 		"a host of ours is not foreign": {

@@ -107,7 +107,6 @@ type Listening struct {
 type Reach struct {
 	Token   string        `json:"token"`
 	To      []Peer        `json:"to"`
-	MTU     int           `json:"mtu"` // of the host's own interface, bytes
 	Timeout time.Duration `json:"timeout"`
 }
 
@@ -130,8 +129,9 @@ type Reached struct {
 	Blocked []Blocked  `json:"blocked,omitempty"`
 	UDP     bool       `json:"udp"`
 	// MTU is the largest packet that went there in one piece, in bytes with all
-	// headers; 0 if UDP is false.
-	MTU int `json:"mtu"`
+	// headers, and Whole the largest that the host's own interface takes. 0 if UDP is false.
+	MTU   int `json:"mtu"`
+	Whole int `json:"whole"`
 }
 
 // Blocked is a TCP port that could not be reached.

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host/sshhost"
@@ -39,6 +40,7 @@ type app struct {
 	bundlePath string
 	specPath   string
 	ignore     ignored
+	verify     bool // print the proof of a reset
 }
 
 // run is the whole program but its exit.
@@ -83,7 +85,8 @@ func (a *app) root() *cobra.Command {
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
 	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "ask once for the password that sudo wants on the hosts; if standard input is no terminal, its first line is taken")
 	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
-	root.AddCommand(a.initCommand(), a.joinCommand(), a.resetCommand(), a.statusCommand(),
+	root.AddCommand(a.initCommand(a.run), a.joinCommand(a.run), a.resetCommand(a.run), a.undoCommand(a.run), a.applyCommand(a.run),
+		a.planCommand(), a.diffCommand(), a.statusCommand(),
 		a.preflightCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())
 	wrapArgs(root)
 	return root
@@ -139,6 +142,11 @@ func interruptible(ctx context.Context, notice func(string)) (context.Context, <
 		}
 	}()
 	return ctx, stop, func() { signal.Stop(signals); cancel() }
+}
+
+func isTerminalIn(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func defaultKubeconfig() string {

@@ -57,8 +57,6 @@ func (a *app) runPreflight(ctx context.Context, wish *spec.Cluster) error {
 		return err
 	}
 	defer b.Close() //nolint:errcheck // only read from
-	ctx, _, done := interruptible(ctx, func(string) {})
-	defer done()
 	targets, closeAll, err := a.connect(ctx, wish.Hosts)
 	if err != nil {
 		return err
@@ -81,9 +79,16 @@ func (a *app) runPreflight(ctx context.Context, wish *spec.Cluster) error {
 	return err
 }
 
-// preflight looks at hosts before they are changed, and shows what does not block.
-func (a *app) preflight(ctx context.Context, p bootstrap.Preflight, notice func(string)) error {
-	p.Ignore = a.ignore
+// preflight looks at the hosts that something is installed on, before the first
+// change. What it finds is told, but for what blocks: that is the error.
+func (a *app) preflight(ctx context.Context, w *work, notice func(string)) error {
+	if w.bundle == nil {
+		return nil
+	}
+	p := bootstrap.Preflight{Targets: w.targets, Cluster: w.Spec, Bundle: w.bundle, Ignore: a.ignore}
+	if w.Verb == verbJoin {
+		p.Cluster, p.Server = w.live.Spec, w.live.Access.Server
+	}
 	report, err := p.Run(ctx)
 	for _, f := range report {
 		if f.Severity != finding.Error || f.Ignored {

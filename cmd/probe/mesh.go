@@ -123,7 +123,7 @@ func reach(o probe.Reach) []probe.Reached {
 			done.Go(func() {
 				slots <- struct{}{}
 				defer func() { <-slots }()
-				r.MTU = pathMTU(netip.AddrPortFrom(peer.Addr, uint16(peer.UDP)), o.Token, o.MTU, o.Timeout)
+				r.MTU, r.Whole = pathMTU(netip.AddrPortFrom(peer.Addr, uint16(peer.UDP)), o.Token, o.Timeout)
 				r.UDP = r.MTU > 0
 			})
 		}
@@ -169,22 +169,25 @@ func why(err error) string {
 	}
 }
 
-// pathMTU finds the largest packet that is acknowledged, up to the interface's
-// own, without fragments; 0 if none is. Only where the largest does not arrive,
-// others are sent: coarsely, then finely, each step all at once.
-func pathMTU(to netip.AddrPort, token string, largest int, timeout time.Duration) int {
+// pathMTU finds the largest packet that is acknowledged, without fragments, up to
+// the whole MTU of the interface that leads there; 0 if none is. Only where the
+// largest does not arrive, others are sent: coarsely, then finely, each step all at once.
+func pathMTU(to netip.AddrPort, token string, timeout time.Duration) (best, whole int) {
 	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(to))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	defer conn.Close() //nolint:errcheck // nothing is left to be sent
-	if err := dontFragment(conn); err != nil {
-		return 0
+	via, err := interfaceWith(conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap())
+	if err != nil {
+		return 0, 0
 	}
-	largest = min(largest, maxPacket-1)
+	if err := dontFragment(conn); err != nil {
+		return 0, 0
+	}
+	largest := min(via.MTU, maxPacket-1)
 	u := datagrams{conn, token}
 	const resend = 200 * time.Millisecond
-	best := 0
 	for deadline := time.Now().Add(timeout); best == 0 && time.Now().Before(deadline); {
 		best = u.largest([]int{leastMTU, largest}, resend)
 	}
@@ -194,7 +197,7 @@ func pathMTU(to netip.AddrPort, token string, largest int, timeout time.Duration
 		}
 	}
 	if best == 0 || best == largest {
-		return best
+		return best, largest
 	}
 	for _, step := range []int{coarseStep, fineStep} {
 		top := min(largest, best+16*step)
@@ -207,7 +210,7 @@ func pathMTU(to netip.AddrPort, token string, largest int, timeout time.Duration
 		}
 		best = max(best, u.largest(append(sizes, top), settle))
 	}
-	return best
+	return best, largest
 }
 
 type datagrams struct {

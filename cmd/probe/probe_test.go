@@ -176,7 +176,7 @@ func meet(t *testing.T, all [2]*machine) (reached [2]probe.Reached, carried [2]p
 		}
 	}
 	for i, m := range all {
-		r := m.ask(t, probe.Order{Reach: &probe.Reach{Token: testToken, MTU: 1500, Timeout: 500 * time.Millisecond,
+		r := m.ask(t, probe.Order{Reach: &probe.Reach{Token: testToken, Timeout: 500 * time.Millisecond,
 			To: []probe.Peer{{Host: 1 - i, Addr: all[1-i].addr, TCP: []int{testTCP}, UDP: testUDP}}}})
 		reached[i] = r.Reached[0]
 	}
@@ -194,7 +194,7 @@ func TestAllIsWell(t *testing.T) {
 	all := pairOf(t)
 	reached, carried := meet(t, all)
 	for i := range all {
-		want := probe.Reached{Host: 1 - i, Addr: all[1-i].addr, Called: 1, UDP: true, MTU: 1500}
+		want := probe.Reached{Host: 1 - i, Addr: all[1-i].addr, Called: 1, UDP: true, MTU: 1500, Whole: 1500}
 		if diff := cmp.Diff(want, reached[i], cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" {
 			t.Errorf("from %d (-want +got):\n%s", i, diff)
 		}
