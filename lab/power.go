@@ -47,8 +47,10 @@ func (l *Lab) writeDisk(h *hostState, files []diskFile) error {
 			return err
 		}
 	}
-	if err := writeFile(filepath.Join(dir, swapsFile), []byte(swaps), 0o444); err != nil {
-		return err
+	if l.state.trouble(h).Swap {
+		if err := writeFile(filepath.Join(dir, swapsFile), []byte(swaps), 0o444); err != nil {
+			return err
+		}
 	}
 	for _, f := range files {
 		if err := writeBelow(filepath.Join(dir, upperFolder), f); err != nil {
@@ -289,7 +291,10 @@ func (l *Lab) waitReady(ctx context.Context, h hostState) error {
 		}
 		cancel(fault.New(fault.StepFailed, "", "its init ended: %s", l.console(&h)))
 	}()
-	if l.state.reached(&h) { // of another, systemd's word is enough: it waits for sshd to listen
+	l.mu.Lock()
+	reached := l.state.reached(&h)
+	l.mu.Unlock()
+	if reached { // of another, systemd's word is enough: it waits for sshd to listen
 		if err := waitSSH(ctx, h.Address); err != nil {
 			return err
 		}
