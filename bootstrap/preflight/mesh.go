@@ -327,7 +327,7 @@ func (m *mesh) dig(i int, s *session) error {
 	if !m.tunnels(i) {
 		return nil
 	}
-	order := probe.Tunnel{Token: m.token, Host: i, Addr: m.chosen[i], VNI: vni, Port: vxlanPort}
+	order := probe.Tunnel{Host: i, Addr: m.chosen[i], VNI: vni, Port: vxlanPort}
 	for j := range m.hosts {
 		if i != j && m.tunnels(j) {
 			order.Peers = append(order.Peers, probe.Outer{Host: j, Addr: m.chosen[j]})

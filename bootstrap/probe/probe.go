@@ -142,7 +142,6 @@ type Blocked struct {
 // Tunnel has the program make a VXLAN device of its own, in a network namespace
 // without a name, which ends with the program.
 type Tunnel struct {
-	Token string     `json:"token"`
 	Host  int        `json:"host"`
 	Addr  netip.Addr `json:"addr"` // the host's own, on the interface that carries the frames
 	VNI   int        `json:"vni"`
