@@ -177,7 +177,11 @@ func (a *app) wish(c *cobra.Command, args []string, cf *clusterFlags, hf *hostFl
 
 func (a *app) loadSpec() (*spec.Cluster, error) {
 	in, name := a.stdin, "standard input"
-	if a.specPath != "-" {
+	if a.specPath == "-" {
+		if _, err := a.sudo(); err != nil { // its first line may be the password
+			return nil, err
+		}
+	} else {
 		file, err := os.Open(a.specPath)
 		if err != nil {
 			return nil, fault.New(fault.Usage, "name a cluster file that exists", "-f: %w", err)

@@ -60,8 +60,12 @@ func isTerminal(w io.Writer) bool {
 
 // dial connects to a host as the flags and the user's ssh_config say.
 func (a *app) dial(ctx context.Context, name string) (*sshhost.Host, error) {
+	password, err := a.sudo()
+	if err != nil {
+		return nil, err
+	}
 	return sshhost.Dial(ctx, name, sshhost.Config{
-		ConfigFile: a.sshConfig, AcceptNewHostKeys: a.acceptNew, KnownHosts: a.knownHosts,
+		ConfigFile: a.sshConfig, AcceptNewHostKeys: a.acceptNew, KnownHosts: a.knownHosts, SudoPassword: password,
 	})
 }
 

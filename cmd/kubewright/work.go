@@ -277,6 +277,9 @@ func signature() string {
 
 // connect reaches all hosts at once and looks at them. What it returns closes the connections.
 func (a *app) connect(ctx context.Context, hosts []spec.Host) ([]bootstrap.Target, func(), error) {
+	if _, err := a.sudo(); err != nil { // once, not once per host
+		return nil, nil, err
+	}
 	targets, err := bootstrap.Connect(ctx, hosts, func(ctx context.Context, h spec.Host) (bootstrap.Connection, error) {
 		conn, err := a.dial(ctx, h.Name)
 		if err != nil {
