@@ -25,6 +25,7 @@ type Member struct {
 	Healthy bool     `json:"healthy"`
 	Version string   `json:"version,omitempty"`
 	DBSize  int64    `json:"dbSize,omitempty"` // bytes
+	Quota   int64    `json:"quota,omitempty"`  // of DBSize
 	Trouble string   `json:"trouble,omitempty"`
 }
 
@@ -83,7 +84,7 @@ func Members(ctx context.Context, client *clientv3.Client) ([]Member, error) {
 			Learner: m.IsLearner, Leader: m.ID == status.Leader,
 		}
 		if m.ID == status.Header.MemberId {
-			members[i].Version, members[i].DBSize = status.Version, status.DbSize
+			members[i].Version, members[i].DBSize, members[i].Quota = status.Version, status.DbSize, status.DbSizeQuota
 			members[i].Healthy = len(status.Errors) == 0 && status.Leader != 0
 			for _, e := range status.Errors {
 				members[i].Trouble = e

@@ -45,6 +45,19 @@ func (f Finding) String() string {
 	return s + " [" + string(f.Code) + "]"
 }
 
+// Advised is the finding with the likeliest cause and the first remedy that its
+// code's explanation has, where it has none of its own.
+func (f Finding) Advised() Finding {
+	e, _ := Explain(f.Code)
+	if f.Cause == "" && len(e.Causes) > 0 {
+		f.Cause = e.Causes[0]
+	}
+	if f.Remedy == "" && len(e.Remedy) > 0 {
+		f.Remedy = e.Remedy[0]
+	}
+	return f
+}
+
 // Report is all that was seen.
 type Report []Finding
 

@@ -52,6 +52,9 @@ type Options struct {
 	// Stop, when closed, ends the run cleanly: steps under way come to their end,
 	// no further one begins.
 	Stop <-chan struct{}
+	// Diagnose is given the error of a step that failed, once the other lanes have been
+	// told to halt, and returns it with what it found out about the cause. nil: nobody looks.
+	Diagnose func(ctx context.Context, lane, step string, err error) error
 }
 
 // Run validates the lanes and runs them all at once. A step that fails ends its
@@ -64,7 +67,7 @@ func Run(ctx context.Context, opts Options, lanes ...Lane) (Count, error) {
 	}
 	waits, cutWaits := context.WithCancel(ctx)
 	defer cutWaits()
-	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit}
+	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit, diagnose: opts.Diagnose}
 	go func() {
 		select {
 		case <-opts.Stop:
@@ -96,6 +99,7 @@ type run struct {
 	halt     chan struct{}   // closed: no further step begins
 	haltOnce sync.Once
 	emitTo   func(Event)
+	diagnose func(ctx context.Context, lane, step string, err error) error
 
 	mu    sync.Mutex
 	count Count
@@ -131,9 +135,15 @@ func (r *run) lane(l Lane) {
 		began := time.Now()
 		e := r.step(l, s)
 		e.Lane, e.Step, e.Took = l.Name, s.name, time.Since(began)
-		r.emit(e)
-		if e.Kind == Failed || e.Kind == Canceled {
+		ended := e.Kind == Failed || e.Kind == Canceled
+		if ended {
 			r.haltOnce.Do(func() { close(r.halt) })
+		}
+		if e.Kind == Failed && r.diagnose != nil {
+			e.Err = r.diagnose(r.ctx, l.Name, s.name, e.Err)
+		}
+		r.emit(e)
+		if ended {
 			return
 		}
 	}

@@ -125,7 +125,7 @@ func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes
 		names[i] = l.Name
 	}
 	show.Begin(names)
-	summary.Count, err = plan.Run(ctx, plan.Options{Emit: show.Event, Stop: stop}, lanes...)
+	summary.Count, err = plan.Run(ctx, plan.Options{Emit: show.Event, Stop: stop, Diagnose: a.diagnosis(targets).Step}, lanes...)
 	if err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fault.New(fault.Interrupted, "run the same command again: it goes on where this one stopped", "aborted: %w", err)
 	}
