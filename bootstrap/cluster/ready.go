@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -21,4 +23,11 @@ func Readyz(ctx context.Context, kube kubernetes.Interface) (failing []string, e
 		}
 	}
 	return failing, err
+}
+
+// PodReady tells whether services lead to a pod.
+func PodReady(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }

@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/kubewright/kubewright/bootstrap/finding"
@@ -65,6 +66,7 @@ func rules() []rule {
 		{"kubelet", []string{"connect: no route to host"}, finding.APIUnreachableFromNode},
 		{"kubelet", []string{"i/o timeout", "https://"}, finding.APIUnreachableFromNode},
 
+		{"containerd", []string{"cni conf dir is removed"}, finding.CNINotReady},
 		{"containerd", []string{"failed to load TOML"}, finding.ConfigRefused},
 		{"containerd", []string{"failed to create CRI service"}, finding.RuntimeFailed},
 		{"containerd", []string{"failed to load plugin", "required"}, finding.RuntimeFailed},
@@ -108,7 +110,7 @@ func (r rule) in(line string) bool {
 
 const (
 	shownLines  = 6   // of a log, in a finding
-	shownLength = 400 // of a line, in bytes
+	shownLength = 300 // of a line, in bytes
 )
 
 // relevant are the last lines that say more than that all is well, and telling among them.
@@ -116,6 +118,7 @@ func relevant(log []string, telling string) []string {
 	var some []string
 	for _, l := range log {
 		if l == telling && l != "" || !routine(l) {
+			some = slices.DeleteFunc(some, func(before string) bool { return says(before) == says(l) })
 			some = append(some, l)
 		}
 	}
@@ -135,6 +138,15 @@ func relevant(log []string, telling string) []string {
 		last = append([]string{telling}, last[min(1, len(last)):]...)
 	}
 	return last
+}
+
+// says is a line without klog's header of level, time, process and source: what is
+// said again and again is shown once, when it was said last.
+func says(l string) string {
+	if header, text, ok := strings.Cut(l, "] "); ok && len(header) > 5 && strings.Trim(header[1:5], "0123456789") == "" {
+		return text
+	}
+	return l
 }
 
 // routine tells lines of level info, as klog, etcd and containerd write them.

@@ -67,7 +67,7 @@ func state(u host.Unit, now time.Time) (finding.Finding, bool) {
 	case u.Load == "not-found":
 		f.Code, f.Message = finding.UnitMissing, u.Name+" is not installed"
 	case u.Active == "activating":
-		f.Code, f.Message = finding.UnitRestarting, fmt.Sprintf("%s is %s (%s), for the %s time", u.Name, u.Active, u.Sub, ordinal(u.Restarts+1))
+		f.Code, f.Message = finding.UnitRestarting, fmt.Sprintf("%s does not run: it is %s (%s), started anew %d times", u.Name, u.Active, u.Sub, u.Restarts)
 	case u.Active != "active":
 		f.Code, f.Message = finding.UnitFailed, fmt.Sprintf("%s does not run: it is %s", u.Name, u.Active)
 	case u.Restarts > 0 && now.Sub(u.Started) < recently:
@@ -79,21 +79,6 @@ func state(u host.Unit, now time.Time) (finding.Finding, bool) {
 		return f, false
 	}
 	return f, true
-}
-
-func ordinal(n int) string {
-	suffix := "th"
-	if n%100 < 11 || n%100 > 13 {
-		switch n % 10 {
-		case 1:
-			suffix = "st"
-		case 2:
-			suffix = "nd"
-		case 3:
-			suffix = "rd"
-		}
-	}
-	return fmt.Sprint(n) + suffix
 }
 
 // component is what rules call a unit.

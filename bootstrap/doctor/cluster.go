@@ -7,6 +7,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/version"
 
@@ -20,12 +21,16 @@ import (
 
 // meetCluster learns what the checks of hosts compare with, if the API answers.
 func (e *examination) meetCluster(ctx context.Context) {
+	remedy := "" // the code's own
+	if len(e.Hosts) == 0 {
+		remedy = "name the control-plane host, so that it is looked at over SSH: kubewright doctor HOST"
+	}
 	unreachable := func(err error) {
 		e.add(finding.Finding{Code: finding.APIUnreachable, Severity: finding.Error, Object: e.Server,
-			Message: "the API does not answer: " + redact.Text(err.Error())})
+			Message: "the API does not answer: " + redact.Text(err.Error()), Remedy: remedy})
 	}
 	if e.Client == nil {
-		return // the caller has said why
+		return // the hosts alone are looked at
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -38,7 +43,7 @@ func (e *examination) meetCluster(ctx context.Context) {
 	switch {
 	case len(failing) > 0:
 		e.add(finding.Finding{Code: finding.APIServerNotReady, Severity: finding.Error, Object: e.Server,
-			Message: "the API server says that it is not ready: " + strings.Join(failing, ", ")})
+			Message: "the API server says that it is not ready: " + strings.Join(failing, ", "), Remedy: remedy})
 	case err != nil:
 		unreachable(err)
 		return
@@ -118,6 +123,10 @@ func checkAddons(ctx context.Context, e *examination) (finding.Report, error) {
 		return nil, err
 	}
 	expected := map[string]bool{string(addons.CoreDNS): true, string(addons.Overlay): e.spec.Network.Backend != spec.NoNet}
+	pods, err := e.kube.CoreV1().Pods(ns).List(ctx, ours)
+	if err != nil {
+		return nil, err
+	}
 	var report finding.Report
 	seen := map[string]bool{}
 	see := func(name string, ready, want int32) {
@@ -132,6 +141,9 @@ func checkAddons(ctx context.Context, e *examination) (finding.Report, error) {
 		}
 		if ready == 0 {
 			f.Severity = finding.Error
+		}
+		if justMade(name, pods.Items) {
+			f.Severity, f.Cause = finding.Note, "its pods have only just been made"
 		}
 		report = append(report, f)
 	}
@@ -152,6 +164,23 @@ func checkAddons(ctx context.Context, e *examination) (finding.Report, error) {
 		}
 	}
 	return report, nil
+}
+
+// starting is how long the pods of an addon may take to be ready.
+const starting = 30 * time.Second
+
+// justMade tells that an addon's pods are ready or too young to be.
+func justMade(addon string, pods []corev1.Pod) bool {
+	young := false
+	for _, p := range pods {
+		if p.Labels["app.kubernetes.io/name"] != addon || cluster.PodReady(&p) {
+			continue
+		}
+		if young = time.Since(p.CreationTimestamp.Time) < starting; !young {
+			return false
+		}
+	}
+	return young
 }
 
 func replicas(d appsv1.Deployment) int32 {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -58,6 +59,7 @@ func Connect(ctx context.Context, r host.Reader, pki string) (*clientv3.Client, 
 		Context:     ctx,
 		Endpoints:   []string{"https://127.0.0.1:" + ClientPort},
 		DialTimeout: healthTimeout,
+		Logger:      zap.NewNop(), // what it would print is in its errors, too
 		TLS:         &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}},
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return r.Dial(ctx, "tcp", "127.0.0.1:"+ClientPort)

@@ -46,16 +46,30 @@ func (f Finding) String() string {
 }
 
 // Advised is the finding with the likeliest cause and the first remedy that its
-// code's explanation has, where it has none of its own.
+// code's explanation has, where it has none of its own. The words in capitals there
+// become what the finding is about.
 func (f Finding) Advised() Finding {
 	e, _ := Explain(f.Code)
 	if f.Cause == "" && len(e.Causes) > 0 {
 		f.Cause = e.Causes[0]
 	}
 	if f.Remedy == "" && len(e.Remedy) > 0 {
-		f.Remedy = e.Remedy[0]
+		f.Remedy = f.about(e.Remedy[0])
 	}
 	return f
+}
+
+func (f Finding) about(remedy string) string {
+	var words []string
+	if f.Host != "" {
+		words = append(words, "on the host:", "on "+f.Host+":", "on the control-plane host:", "on "+f.Host+":", "HOST", f.Host)
+	}
+	if namespace, pod, ok := strings.Cut(f.Object, "/"); ok {
+		words = append(words, "NAMESPACE", namespace, "POD", pod)
+	} else if f.Object != "" {
+		words = append(words, "UNIT", f.Object, "NODE", f.Object)
+	}
+	return strings.NewReplacer(words...).Replace(remedy)
 }
 
 // Report is all that was seen.

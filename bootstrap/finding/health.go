@@ -155,7 +155,7 @@ func healthCodes() []Explanation {
 			[]string{"on the host: systemctl restart containerd; journalctl -u containerd -n 100 --no-pager"}},
 		{RuntimeFailed, "the container runtime cannot do its work",
 			"No container can be started on this node.",
-			[]string{"the file system below /var/lib/containerd does not serve as overlay's upper layer", "its configuration was edited by hand", "the kernel lacks overlayfs or cgroups"},
+			[]string{"its configuration was edited by hand, or is refused: its last log lines say why", "the file system below /var/lib/containerd does not serve as overlay's upper layer", "the kernel lacks overlayfs or cgroups"},
 			[]string{"on the host: journalctl -u containerd -n 100 --no-pager; findmnt -T /var/lib/containerd"}},
 		{CNINotReady, "a node has no pod network",
 			"Only pods on the host's own network start there.",

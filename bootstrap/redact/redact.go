@@ -102,7 +102,7 @@ var (
 	pemBegin = regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`)
 	pemEnd   = regexp.MustCompile(`-----END [A-Z0-9 ]*PRIVATE KEY-----`)
 	// harmless are names of things beside secrets, and values that cannot be one.
-	harmlessName  = regexp.MustCompile(`(?i)(?:name|file|path|dir|ttl|expiration|mounts?|controller|cleaner|tokenreviews?|secrets)["'\\]?\s*(?:=|:=|:)\s*$`)
+	harmlessName  = regexp.MustCompile(`(?i)(?:name|file|path|dir|ttl|expiration|kubeconfig|mode|strategy|policy|mounts?|controller|cleaner|tokenreviews?|secrets)["'\\]?\s*(?:=|:=|:)\s*$`)
 	harmlessValue = regexp.MustCompile(`^["'\\]*(?:true|false|null|nil|none|\d{1,4}|\{|\[|\[secret\])["'\\]*$`)
 )
 

@@ -67,6 +67,7 @@ func TestTheRestStays(t *testing.T) {
 		"  --service-account-key-file=/etc/kubernetes/pki/sa.pub \\\n  --tls-private-key-file=/etc/kubernetes/pki/apiserver.key\n",
 		"  secretName: web-tls\n",
 		"  enable-bootstrap-token-auth=true\n",
+		"  --authorization-mode=Node,RBAC \\\n  --authorization-kubeconfig=/etc/kubernetes/scheduler.conf\n",
 		"controllers=*,bootstrapsigner,tokencleaner\n",
 		"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",
 		"listen tcp 127.0.0.1:2379: bind: address already in use\n",

@@ -136,7 +136,7 @@ type collector struct {
 
 func (c collector) commands(ctx context.Context) {
 	all := commands()
-	if found, err := c.Stat(ctx, etcd.DataDir); err == nil && found[0].Exists {
+	if found, err := c.Stat(ctx, path.Join(certs.Dir, "etcd/healthcheck-client.crt")); err == nil && found[0].Exists {
 		all = append(all, etcdCommands()...)
 	}
 	calls := errgroup.Group{}

@@ -46,7 +46,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				ui.RenderReport(a.stdout, report, isTerminal(a.stdout))
 			}
 			if n := len(report.Blocking()); err == nil && n > 0 {
-				return fault.New(fault.Unhealthy, "do what the findings say, then run `kubewright doctor` again", "%d errors were found", n)
+				return fault.New(fault.Unhealthy, "do what the findings say, then run `kubewright doctor` again", "%d of the findings above are errors", n)
 			}
 			return err
 		},
