@@ -27,7 +27,7 @@ import (
 // squatter takes etcd's port when its unit is about to start: after every check of
 // a preflight. It outlives the unit.
 const squatter = `[Service]
-ExecStartPre=-/usr/bin/systemd-run --quiet --collect --unit=squatter systemd-socket-activate --listen=127.0.0.1:2379 /bin/true
+ExecStartPre=-/usr/bin/systemd-run --quiet --collect --unit=squatter systemd-socket-activate --accept --inetd --listen=127.0.0.1:2379 /bin/true
 `
 
 // seen is a finding as doctor prints it.
