@@ -15,8 +15,14 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/redact"
 )
 
-// patience is how long a pod may take to start before that is worth a word.
-const patience = time.Minute
+const (
+	// patience is how long a pod may take to start before that is worth a word.
+	patience = time.Minute
+	// podLogLines is how much of a container's log is read.
+	podLogLines = 50
+	// logTimeout bounds the question for a log: a node that is down does not answer.
+	logTimeout = 3 * time.Second
+)
 
 // Nodes says what the conditions of nodes tell, the gravest of each first.
 func Nodes(nodes []corev1.Node) finding.Report {
@@ -129,7 +135,9 @@ func ending(c corev1.ContainerStatus) string {
 // podLog is the end of the log of a container's last run that ended, or of the one
 // under way. What cannot be read is not there.
 func podLog(ctx context.Context, kube kubernetes.Interface, p corev1.Pod, container string) []string {
-	lines := int64(50)
+	ctx, cancel := context.WithTimeout(ctx, logTimeout)
+	defer cancel()
+	lines := int64(podLogLines)
 	for _, previous := range []bool{true, false} {
 		out, err := kube.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
 			Container: container, Previous: previous, TailLines: &lines}).DoRaw(ctx)

@@ -52,10 +52,10 @@ func rules() []rule {
 		{"kube-apiserver", []string{"etcdserver: mvcc: database space exceeded"}, finding.EtcdNoSpace},
 		{"kube-apiserver", []string{"etcd", "context deadline exceeded"}, finding.EtcdUnreachable},
 
-		{"kubelet", []string{"running with swap on is not supported"}, finding.KubeletSwap},
+		{"kubelet", []string{"running with swap on is not supported"}, finding.SwapOn},
 		{"kubelet", []string{"cgroup driver", "is different from"}, finding.KubeletCgroupDriver},
-		{"kubelet", []string{"not to run on a host using cgroup v1"}, finding.KubeletCgroupV1},
-		{"kubelet", []string{"not to run on cgroup v1"}, finding.KubeletCgroupV1},
+		{"kubelet", []string{"not to run on a host using cgroup v1"}, finding.CgroupV1},
+		{"kubelet", []string{"not to run on cgroup v1"}, finding.CgroupV1},
 		{"kubelet", []string{"failed to load kubelet config file"}, finding.ConfigRefused},
 		{"kubelet", []string{"failed to validate kubelet configuration"}, finding.ConfigRefused},
 		{"kubelet", []string{"validate service connection"}, finding.KubeletRuntimeDown},

@@ -24,7 +24,7 @@ func TestRecognise(t *testing.T) {
 		{"etcd", `etcd.service: Failed to locate executable /opt/kubewright/current/bin/etcd: No such file or directory`, finding.ProgramMissing},
 		{"kube-apiserver", `Error: unknown flag: --no-such-flag`, finding.FlagRefused},
 		{"kube-apiserver", `W1125 20:59:38.1 1 logging.go:55] [core] grpc: addrConn.createTransport failed to connect to {Addr: "127.0.0.1:2379"}. Err: connection error: desc = "transport: Error while dialing: dial tcp 127.0.0.1:2379: connect: connection refused"`, finding.EtcdUnreachable},
-		{"kubelet", `E1125 20:59:38.1 1 run.go:72] "command failed" err="failed to run Kubelet: running with swap on is not supported, please disable swap or set --fail-swap-on flag to false"`, finding.KubeletSwap},
+		{"kubelet", `E1125 20:59:38.1 1 run.go:72] "command failed" err="failed to run Kubelet: running with swap on is not supported, please disable swap or set --fail-swap-on flag to false"`, finding.SwapOn},
 		{"kubelet", `E1125 20:59:38.1 1 run.go:72] "command failed" err="failed to run Kubelet: validate service connection: validate CRI v1 runtime API for endpoint"`, finding.KubeletRuntimeDown},
 		{"kubelet", `E1125 20:59:38.1 1 run.go:72] "command failed" err="failed to load kubelet config file, path: /var/lib/kubelet/config.yaml"`, finding.ConfigRefused},
 		{"kubelet", `E1125 20:59:38.1 1 controller.go:1] "Failed to ensure lease exists" err="Get \"https://198.18.34.11:6443/apis\": dial tcp 198.18.34.11:6443: connect: no route to host"`, finding.APIUnreachableFromNode},

@@ -213,13 +213,13 @@ func TestHostsInTrouble(t *testing.T) {
 		"error w3 certificate-expired " + kubelet.ClientCert,
 		"error w3 clock-skew w1",
 		"error w3 dns-not-available 10.96.0.10:53",
-		"error w3 kubelet-swap kubelet.service",
+		"error w3 swap-on kubelet.service",
 		"error w4 host-unclaimed",
 		"error w5 host-unreachable",
 		"warning w2 certificate-expiring " + kubelet.ClientCert,
 		"warning w2 clock-skew w1",
 		"warning w2 disk-filling /",
-		"warning w2 kubelet-swap",
+		"warning w2 swap-on",
 		"warning w3 check-failed disk space",
 	}
 	if diff := cmp.Diff(want, shown(report)); diff != "" {

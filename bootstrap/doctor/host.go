@@ -241,7 +241,7 @@ func checkSwap(ctx context.Context, _ *examination, p patient) (finding.Report, 
 	if err != nil || strings.Count(strings.TrimSpace(string(content)), "\n") == 0 {
 		return nil, err
 	}
-	return finding.Report{{Code: finding.KubeletSwap, Severity: finding.Warning, Message: "swap is on: the kubelet will not start again"}}, nil
+	return finding.Report{{Code: finding.SwapOn, Severity: finding.Warning, Message: "swap is on: the kubelet will not start again"}}, nil
 }
 
 func checkBundle(ctx context.Context, e *examination, p patient) (finding.Report, error) {

@@ -99,16 +99,16 @@ func (r Report) Sort() {
 
 // Explanation is what is always true of a code.
 type Explanation struct {
-	Code    Code
-	Title   string   // a few words
-	Meaning string   // what it is, and what happens if nothing is done
-	Causes  []string // the likely ones, the likeliest first
-	Remedy  []string // commands, or sentences where none can do it
+	Code    Code     `json:"code"`
+	Title   string   `json:"title"`   // a few words
+	Meaning string   `json:"meaning"` // what it is, and what happens if nothing is done
+	Causes  []string `json:"causes"`  // the likely ones, the likeliest first
+	Remedy  []string `json:"remedy"`  // commands, or sentences where none can do it
 }
 
 // Explanations are those of all codes, by code.
 func Explanations() []Explanation {
-	all := slices.Concat(preflightCodes(), healthCodes())
+	all := slices.Concat(preflightCodes(), healthCodes(), sharedCodes())
 	slices.SortFunc(all, func(a, b Explanation) int { return cmp.Compare(a.Code, b.Code) })
 	return all
 }

@@ -11,7 +11,6 @@ const (
 	CertificateExpiring    Code = "certificate-expiring"
 	CertificateRefused     Code = "certificate-refused"
 	CheckFailed            Code = "check-failed"
-	ClockSkew              Code = "clock-skew"
 	CNINotReady            Code = "cni-not-ready"
 	ConfigRefused          Code = "configuration-refused"
 	DiskFilling            Code = "disk-filling"
@@ -28,9 +27,7 @@ const (
 	HostUnreachable        Code = "host-unreachable"
 	ImageMissing           Code = "image-missing"
 	KubeletCgroupDriver    Code = "kubelet-cgroup-driver"
-	KubeletCgroupV1        Code = "kubelet-cgroup-v1"
 	KubeletRuntimeDown     Code = "kubelet-runtime-down"
-	KubeletSwap            Code = "kubelet-swap"
 	NodeCordoned           Code = "node-cordoned"
 	NodeDiskPressure       Code = "node-disk-pressure"
 	NodeMemoryPressure     Code = "node-memory-pressure"
@@ -41,7 +38,6 @@ const (
 	PodCrashLoop           Code = "pod-crash-loop"
 	PodNotReady            Code = "pod-not-ready"
 	PodUnschedulable       Code = "pod-unschedulable"
-	PortInUse              Code = "port-in-use"
 	ProgramMissing         Code = "program-missing"
 	RuntimeFailed          Code = "runtime-failed"
 	UnitDisabled           Code = "unit-disabled"
@@ -88,14 +84,6 @@ func healthCodes() []Explanation {
 			"It runs now, and will be missing after the next reboot.",
 			[]string{"somebody disabled it"},
 			[]string{"on the host: systemctl enable UNIT", sameCommand}},
-		{PortInUse, "a port is taken",
-			"A component cannot listen where the others look for it.",
-			[]string{"another program, or another Kubernetes, listens there"},
-			[]string{"find out who: ss -ltnp 'sport = :PORT'", "stop that program, then run the same command again"}},
-		{ClockSkew, "clocks differ between hosts",
-			"New certificates are not valid yet on a host that is behind, leases end too early, and logs cannot be compared.",
-			[]string{"no time service runs, or it reaches no server"},
-			[]string{"on the hosts: timedatectl set-ntp true", "without a time server: date --set against a host that is right"}},
 		{ProgramMissing, "a unit's program is not there or cannot be executed",
 			"systemd has nothing to start.",
 			[]string{"the folder of the version in use (/opt/kubewright/current) was removed or is incomplete", "the file system is mounted noexec"},
@@ -141,14 +129,6 @@ func healthCodes() []Explanation {
 			"The kubelet does not start pods.",
 			[]string{"cgroupDriver of /var/lib/kubelet/config.yaml and SystemdCgroup of /etc/containerd/config.toml differ: one was edited by hand"},
 			[]string{sameCommand}},
-		{KubeletCgroupV1, "the kubelet refuses cgroup v1",
-			"The host has the old cgroup hierarchies.",
-			[]string{"an old distribution, or systemd.unified_cgroup_hierarchy=0 on the kernel's command line"},
-			[]string{"boot with systemd.unified_cgroup_hierarchy=1", sameCommand}},
-		{KubeletSwap, "swap is on",
-			"The kubelet does not start with swap: memory limits of pods would mean nothing.",
-			[]string{"an entry in /etc/fstab, a systemd swap unit or zram"},
-			[]string{"on the host: swapoff -a, and remove the entry from /etc/fstab"}},
 		{KubeletRuntimeDown, "the kubelet does not reach the container runtime",
 			"No container can be started, stopped or looked at on this node.",
 			[]string{"containerd does not run"},

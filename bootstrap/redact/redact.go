@@ -63,7 +63,10 @@ const name = `[\w.\-/]*(?:passw(?:or)?d|passphrase|passwd|secret|token|credentia
 	`api[_-]?key|private[_-]?key|access[_-]?key|encryption[_-]?key|signing[_-]?key|client-key-data|key-data)[\w.\-]*`
 
 // value is what stands behind a name: quoted, or up to the next blank, comma or bracket.
-const value = `(?:\\?"(?:[^"\\]|\\.)*\\?"?|'[^']*'?|[^\s,;&}\]"']+)`
+const value = `(?:\\+"` + inEscaped + `(?:\\+")?|"(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s,;&}\]"']+)`
+
+// inEscaped is what stands in quotes that are escaped themselves.
+const inEscaped = `(?:[^"\\]|\\{2,}.)*`
 
 // forms are secrets by what they look like. The first group, if there is one, stays.
 var forms = []*regexp.Regexp{
@@ -92,6 +95,8 @@ var (
 	named = regexp.MustCompile(`(?i)^\s*(?:- )?["']?(?:name|key)["']?\s*:\s*["']?` + name + `["']?,?\s*$`)
 	// inline is both halves on one line of JSON.
 	inline = regexp.MustCompile(`(?i)("(?:name|key)"\s*:\s*"` + name + `"\s*,\s*"value"\s*:\s*)"(?:[^"\\]|\\.)*"`)
+	// inlineEscaped is the same in JSON that is quoted.
+	inlineEscaped = regexp.MustCompile(`(?i)(\\+"(?:name|key)\\+"\s*:\s*\\+"` + name + `\\+"\s*,\s*\\+"value\\+"\s*:\s*\\+")` + inEscaped)
 	// field is the second half.
 	field = regexp.MustCompile(`^(\s*["']?value["']?\s*:\s*).*$`)
 	// flag is one whose value is the next line: a list in YAML or JSON, a unit's command line.
@@ -103,7 +108,7 @@ var (
 	pemEnd   = regexp.MustCompile(`-----END [A-Z0-9 ]*PRIVATE KEY-----`)
 	// harmless are names of things beside secrets, and values that cannot be one.
 	harmlessName  = regexp.MustCompile(`(?i)(?:name|file|path|dir|ttl|expiration|kubeconfig|mode|strategy|policy|mounts?|controller|cleaner|tokenreviews?|secrets)["'\\]?\s*(?:=|:=|:)\s*$`)
-	harmlessValue = regexp.MustCompile(`^["'\\]*(?:true|false|null|nil|none|\d{1,4}|\{|\[|\[secret\])["'\\]*$`)
+	harmlessValue = regexp.MustCompile(`^["'\\]*(?:true|false|null|nil|none|\d{1,4}|\{|\[|\[secret\]|[|>][-+0-9]*(?:\\n)?)["'\\]*$`)
 )
 
 // state is what the lines before mean for the next one.
@@ -116,11 +121,28 @@ type state struct {
 }
 
 // line returns a line without its secrets; a line that is inside one is not kept.
+// What it quotes with its line ends escaped is taken apart likewise.
 func (s *state) line(text string) (clean string, keep bool) {
+	clean, keep = s.plain(text)
+	const escaped = `\n`
+	if !keep || !strings.Contains(clean, escaped) {
+		return clean, keep
+	}
+	var quoted state
+	var kept []string
+	for part := range strings.SplitSeq(clean, escaped) {
+		if c, keep := quoted.plain(part); keep {
+			kept = append(kept, c)
+		}
+	}
+	return strings.Join(kept, escaped), true
+}
+
+func (s *state) plain(text string) (clean string, keep bool) {
 	if s.inKey {
 		if end := pemEnd.FindStringIndex(text); end != nil {
 			s.inKey = false
-			return s.line(text[end[1]:])
+			return s.plain(text[end[1]:])
 		}
 		return "", false
 	}
@@ -159,6 +181,7 @@ func words(text string) string {
 		}
 	}
 	text = inline.ReplaceAllString(text, `${1}"`+Mark+`"`)
+	text = inlineEscaped.ReplaceAllString(text, "${1}"+Mark)
 	text = quotedPair.ReplaceAllString(text, "${1}"+Mark+"${2}")
 	text = pair.ReplaceAllStringFunc(text, func(match string) string {
 		m := pair.FindStringSubmatch(match)
@@ -172,10 +195,9 @@ func words(text string) string {
 
 // quoted is the mark in the quotes of what it replaces, so that JSON stays JSON.
 func quoted(value string) string {
-	for _, q := range []string{`\"`, `"`, `'`} {
-		if strings.HasPrefix(value, q) {
-			return q + Mark + q
-		}
+	q := value[:len(value)-len(strings.TrimLeft(value, `\`))]
+	if rest := value[len(q):]; rest != "" && (rest[0] == '"' || rest[0] == '\'') {
+		return q + rest[:1] + Mark + q + rest[:1]
 	}
 	return Mark
 }

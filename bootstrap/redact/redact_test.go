@@ -42,6 +42,9 @@ func TestSecretsGo(t *testing.T) {
 		"JSON in a string":      `"{\"password\":\"` + word + `\"}"`,
 		"JSON name and value":   `{"name":"DB_PASSWORD","value":"` + word + `"}`,
 		"JSON name, then value": "\"name\": \"DB_PASSWORD\",\n\"value\": \"" + word + "\"",
+		"YAML, escaped":         `err="cannot parse: env:\n- name: API_TOKEN\n  value: ` + word + `\npassword: |\n  ` + word + `\nafter"`,
+		"two lines, escaped":    `{"password":"` + word + `\n` + word + `"}`,
+		"JSON, quoted":          `missing in '{\"env\":[{\"name\":\"API_TOKEN\",\"value\":\"` + word + `\\\"` + word + `\"}],\"password\":\"` + word + `\\\"` + word + `\",\"kept\":\"x\"}'`,
 		"TOML":                  `password = "` + word + `"`,
 		"URL":                   "https://admin:" + word + "@proxy:3128/",
 		"password's hash":       "root:$6$" + word + "/x:19000::",
@@ -78,6 +81,9 @@ func TestTheRestStays(t *testing.T) {
 		if got := Text(text); got != text {
 			t.Errorf("%q became %q", text, got)
 		}
+	}
+	if got := Text(`{\"password\":\"x y\",\"kept\":\"z\"}`); got != `{\"password\":\"`+Mark+`\",\"kept\":\"z\"}` {
+		t.Errorf("around a password: %s", got)
 	}
 	after := Text("a\n-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\nb\n")
 	if after != "a\n"+Mark+"\n\nb\n" {

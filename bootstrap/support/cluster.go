@@ -4,7 +4,9 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -96,30 +98,44 @@ func strip(o runtime.Object) error {
 	return nil
 }
 
+const (
+	// logLines is how much of a pod's log is collected.
+	logLines = 2000
+	// logTimeout bounds the question for one log: a node that is down does not answer.
+	logTimeout = 5 * time.Second
+)
+
 // podLogs are the logs of kube-system: of each container's run, and of the one before.
 func (a *archive) podLogs(ctx context.Context, kube kubernetes.Interface) {
-	ctx, cancel := context.WithTimeout(ctx, itemTimeout)
+	asking, cancel := context.WithTimeout(ctx, itemTimeout)
 	defer cancel()
-	pods, err := kube.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
+	pods, err := kube.CoreV1().Pods(metav1.NamespaceSystem).List(asking, metav1.ListOptions{})
 	if err != nil {
 		a.add("cluster/logs", nil, err)
 		return
 	}
-	lines := int64(2000)
+	calls := errgroup.Group{}
+	calls.SetLimit(atOnce)
 	for _, p := range pods.Items {
 		for _, c := range p.Status.ContainerStatuses {
-			for _, previous := range []bool{false, true} {
-				if previous && c.RestartCount == 0 {
-					continue
-				}
-				name := "cluster/logs/" + safe(p.Name) + "." + safe(c.Name)
-				if previous {
-					name += ".previous"
-				}
-				out, err := kube.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
-					Container: c.Name, Previous: previous, TailLines: &lines, Timestamps: true}).DoRaw(ctx)
-				a.add(name+".log", out, err)
+			calls.Go(func() error { a.podLog(ctx, kube, p, c, false); return nil })
+			if c.RestartCount > 0 {
+				calls.Go(func() error { a.podLog(ctx, kube, p, c, true); return nil })
 			}
 		}
 	}
+	calls.Wait() //nolint:errcheck // each tells its own trouble
+}
+
+func (a *archive) podLog(ctx context.Context, kube kubernetes.Interface, p corev1.Pod, c corev1.ContainerStatus, previous bool) {
+	ctx, cancel := context.WithTimeout(ctx, logTimeout)
+	defer cancel()
+	name := "cluster/logs/" + safe(p.Name) + "." + safe(c.Name)
+	if previous {
+		name += ".previous"
+	}
+	lines := int64(logLines)
+	out, err := kube.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
+		Container: c.Name, Previous: previous, TailLines: &lines, Timestamps: true}).DoRaw(ctx)
+	a.add(name+".log", out, err)
 }

@@ -54,7 +54,7 @@ func (a *app) doctorCommand() *cobra.Command {
 }
 
 // apiTimeout bounds the question which hosts there are.
-const apiTimeout = 10 * time.Second
+const apiTimeout = 5 * time.Second
 
 // patients reaches the API and the hosts: those named, and those of the nodes. One
 // that is not reached is looked at no further.
