@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"sync"
 
@@ -11,6 +10,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
@@ -53,11 +53,12 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 	if t.Claim, err = claim.Read(ctx, conn.Host); err != nil || t.Claim == nil {
 		return t, err
 	}
-	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt")
+	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig)
 	if err != nil {
 		return t, err
 	}
-	if found[0].Exists && found[1].Exists {
+	// One that has its token still was left half-way in kubelet/bootstrap.
+	if found[0].Exists && found[1].Exists && !found[2].Exists {
 		ca, err := conn.ReadFile(ctx, found[1].Path)
 		if err != nil {
 			return t, err
@@ -68,39 +69,17 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 	return t, nil
 }
 
-// tools are programs of the host's own that a node cannot do without, with the
-// Debian package that has each.
-var tools = []struct{ name, pkg, why string }{
-	{"nft", "nftables", "kube-proxy makes Services with it"},
-	{"ip", "iproute2", "the service range needs a route"},
-	{"mount", "mount", "the kubelet mounts volumes with it"},
-	{"sysctl", "procps", "kernel settings are made with it"},
-}
-
-// Suitable refuses hosts on which a node could not run, naming all that is wrong with each.
-func Suitable(targets []Target, arch string) error {
-	var faults []error
-	refuse := func(t Target, remedy, format string, args ...any) {
-		f := fault.New(fault.HostUnsuitable, remedy, format, args...)
-		f.Host, f.Step = t.Wish.Name, "preflight"
-		faults = append(faults, f)
+// ReadJournals reads the journals of hosts, at once.
+func ReadJournals(ctx context.Context, targets []Target) error {
+	faults := make([]error, len(targets))
+	var all sync.WaitGroup
+	for i := range targets {
+		t := &targets[i]
+		all.Go(func() {
+			entries, err := journal.Read(ctx, t.Host)
+			t.Journal, faults[i] = entries, fault.At(t.Wish.Name, "read-journal", err)
+		})
 	}
-	for _, t := range targets {
-		if t.Facts.Arch != arch {
-			f := fault.New(fault.BundleRefused, "use a bundle for "+t.Facts.Arch,
-				"the bundle is for %s, the host is %s", arch, t.Facts.Arch)
-			f.Host, f.Step = t.Wish.Name, "preflight"
-			faults = append(faults, f)
-		}
-		for _, tool := range tools {
-			if t.Facts.Tool(tool.name) == "" {
-				refuse(t, fmt.Sprintf("install it on the host (apt-get install %s), then run the same command again", tool.pkg),
-					"the host has no %s: %s", tool.name, tool.why)
-			}
-		}
-		if t.Facts.Swap {
-			refuse(t, "turn it off (swapoff -a, and remove it from /etc/fstab)", "swap is on: the kubelet would not start")
-		}
-	}
+	all.Wait()
 	return errors.Join(faults...)
 }

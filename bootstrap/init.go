@@ -11,6 +11,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/plan"
@@ -24,18 +25,24 @@ type Init struct {
 	ID         string   // of the cluster: that of the first host's claim, or a new one
 	Targets    []Target // the control-plane node first
 	Bundle     *bundle.Bundle
-	Kubeconfig string // the user's, to be merged into
+	Run        journal.Run // as the hosts' journals name it
+	Kubeconfig string      // the user's, to be merged into
+	// Leaving are hosts that are nodes of the cluster and not of the wish: their nodes
+	// are drained and removed, and they are put back as they were.
+	Leaving []Target
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
 // PlanInit lists the steps that make the first control-plane node, and that join
 // the other hosts of the spec meanwhile: they need the API for their last steps only.
-func PlanInit(in Init) ([]plan.Lane, error) {
+func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	nodes, err := resolve(in.Targets, netip.Addr{})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := &shared{
-		Cluster: in.Cluster, id: in.ID, bundle: in.Bundle,
+		Cluster: in.Cluster, id: in.ID, run: in.Run, bundle: in.Bundle,
 		server: apiURL(nodes[0].Address, in.Cluster.APIServer.Port),
 		token:  cluster.NewToken(),
 
@@ -57,7 +64,7 @@ func PlanInit(in Init) ([]plan.Lane, error) {
 	}
 	objects, err := clusterObjects(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	steps := []clusterStep{
 		{Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true,
@@ -71,13 +78,23 @@ func PlanInit(in Init) ([]plan.Lane, error) {
 		steps = append(steps, clusterStep{Name: "coredns/wait-available", Doc: "wait until names of services can be resolved",
 			Wait: true, Do: cluster.Available{Namespace: "kube-system", Deployment: "coredns"}})
 	}
-	client := cluster.New(c.access, first.Host.Dial)
-	return append(lanes,
+	var proofs []Proof
+	if len(in.Leaving) > 0 {
+		leave := Reset{Targets: in.Leaving}
+		drained := plan.NewValue[bool]("the nodes to be drained")
+		steps = append(steps, leave.drainStep(drained))
+		var leaving []plan.Lane
+		leaving, proofs = leave.lanes(drained)
+		lanes = append(lanes, leaving...)
+	}
+	client := in.Connect.connect(c.access, first.Host.Dial)
+	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
 		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
 			Name: "kubeconfig/merge", Doc: "add the cluster to the user's kubeconfig", Needs: []plan.Cell{admin, c.apiUp},
 			Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin},
-		})), nil
+		}))
+	return lanes, proofs, nil
 }
 
 // resolvers are those of the first node that has any: names outside the cluster
@@ -99,7 +116,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		hostStep{Name: "pki/write", Doc: "certificates, keys and kubeconfigs, all made in memory here",
 			Sets: []plan.Cell{c.ca, c.access, admin},
 			Do: issue{
-				Ensure: certs.Ensure{Inputs: c.pki(n), Server: c.server, Cluster: c.Name, KubeletCert: kubelet.ClientCert,
+				Ensure: certs.Ensure{Inputs: c.pki(n), Server: c.server, Cluster: c.Name, KubeletCert: kubelet.ClientCert, KubeletDir: kubelet.Dir,
 					Result: plan.NewValue[certs.Material]("the certificates")},
 				ca: c.ca, super: c.access, admin: admin,
 			}},
@@ -115,5 +132,5 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		hostStep{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
 			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
 	)
-	return plan.NewLane[hostReader, hostWriter](n.Wish.Name, n.Host, n.Host, steps...)
+	return c.lane(n, steps)
 }

@@ -26,7 +26,7 @@ func node(h host.Host) plan.Lane {
 		ReadOnlyPort: 10255, ExtraArgs: map[string]string{"v": "2", "odd": `a "b" $c 100%`},
 	}
 	return plan.NewLane[hostReader, hostWriter](h.Name(), h, h,
-		step(claim.Step, "", claim.Take{ClusterID: "id", Cluster: "c", Role: "worker", Node: "w1", Paths: UsedPaths()}),
+		step(claim.Step, "", claim.Take{ClusterID: "id", Cluster: "c", Role: "worker", Node: "w1"}),
 		step("bundle/use", "", file.Put{Files: []file.Wish{{Path: install.Current, Target: "v1.37.2-0123456789ab"}}}),
 		step("containerd/configure", "", containerd.Config(containerd.Inputs{PauseImage: "pause:v1", SystemdCgroup: true})),
 		step("containerd/start", "", systemd.Run{Services: []systemd.Service{containerd.Service()}}),

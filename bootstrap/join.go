@@ -6,6 +6,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -19,6 +20,9 @@ type Join struct {
 	Access  cluster.Access // the admin's
 	Targets []Target       // the workers
 	Bundle  *bundle.Bundle
+	Run     journal.Run // as the hosts' journals name it
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
 // PlanJoin lists the steps that make hosts workers, all of them at once.
@@ -28,7 +32,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 		return nil, err
 	}
 	c := &shared{
-		Cluster: in.Cluster, id: in.ID, bundle: in.Bundle,
+		Cluster: in.Cluster, id: in.ID, run: in.Run, bundle: in.Bundle,
 		server: in.Access.Server,
 		token:  cluster.NewToken(),
 		ca:     plan.Of("the cluster's authority", in.Access.CA),
@@ -48,7 +52,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 	}
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, nodeSteps(c, nodes)...)
-	client := cluster.New(c.access, nodes[0].Host.Dial)
+	client := in.Connect.connect(c.access, nodes[0].Host.Dial)
 	return append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...)), nil
 }
 
@@ -97,7 +101,7 @@ func workerLane(c *shared, w joiner) plan.Lane {
 			Do: memberFiles{ca: c.ca, kubeconfig: true, server: c.server, cluster: c.Name, node: n.Name}},
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
 	)
-	return plan.NewLane[hostReader, hostWriter](n.Wish.Name, n.Host, n.Host, steps...)
+	return c.lane(n, steps)
 }
 
 // joinSteps let workers in that are not members yet: a token that lives no

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"context"
+	"io/fs"
 	"maps"
 	"net/netip"
 	"slices"
@@ -19,6 +20,8 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/inventory"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kernel"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
@@ -47,10 +50,23 @@ const (
 	localLane   = "workstation"
 )
 
+// Connector makes the client through which a cluster's lane works, for what access
+// will say once it is set; dial may be nil, for a direct connection.
+type Connector func(access *plan.Value[cluster.Access], dial cluster.DialFunc) cluster.Writer
+
+// connect is c, or the client for real API servers if c is nil.
+func (c Connector) connect(access *plan.Value[cluster.Access], dial cluster.DialFunc) cluster.Writer {
+	if c == nil {
+		return cluster.New(access, dial)
+	}
+	return c(access, dial)
+}
+
 // shared is what the lanes of one cluster have in common.
 type shared struct {
 	*spec.Cluster
 	id     string
+	run    journal.Run
 	bundle *bundle.Bundle
 	server string // URL of the API server
 	token  cluster.Token
@@ -62,6 +78,11 @@ type shared struct {
 	started    *plan.Value[bool]           // the control plane's units run as they should
 	apiUp      *plan.Value[bool]
 	tokenValid *plan.Value[bool]
+}
+
+// lane is a host's: it is read as it is, and changed through its journal.
+func (c *shared) lane(n Node, steps []hostStep) plan.Lane {
+	return plan.NewLane[hostReader, hostWriter](n.Wish.Name, n.Host, journal.Wrap(n.Host, c.run), steps...)
 }
 
 func step(name, doc string, do plan.Action[host.Reader, host.Host]) hostStep {
@@ -76,9 +97,9 @@ func apiURL(a netip.Addr, port int) string {
 func hostSteps(c *shared, n Node, role spec.Role) []hostStep {
 	return []hostStep{
 		step(claim.Step, "mark the host as this cluster's, and keep what a reset puts back", claim.Take{
-			ClusterID: c.id, Cluster: c.Name, Role: string(role), Node: n.Name,
-			Paths: UsedPaths(), Settings: kernel.Settings(),
+			ClusterID: c.id, Cluster: c.Name, Role: string(role), Node: n.Name, Address: n.Address,
 		}),
+		step("host/inventory", "write down what stands on the host, for a reset to compare with", inventory.Keep{Settings: kernel.Settings()}),
 		step("bundle/upload", "the component binaries", install.Upload{Bundle: c.bundle}),
 		step("bundle/use", "make them the version in use", file.Put{Files: []file.Wish{
 			{Path: install.Current, Target: c.bundle.Name()}}}),
@@ -180,12 +201,30 @@ func (c *shared) kubelet(n Node, role spec.Role) kubelet.Inputs {
 		ReadOnlyPort: c.Kubelet.ReadOnlyPort,
 		ExtraArgs:    c.Kubelet.ExtraArgs,
 		Labels:       ownLabels(n.Wish.Labels),
+		PodNetwork:   c.podNetwork(),
 	}
 	for _, t := range c.taints(n) {
 		in.Taints = append(in.Taints, templates.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)})
 	}
 	return in
 }
+
+// podNetwork is what our pod network makes on a node; an admin's own brings what it wants.
+func (c *shared) podNetwork() []plan.Object {
+	if c.Network.Backend == spec.NoNet {
+		return nil
+	}
+	return slices.Concat(
+		plan.Objects(plan.ObjectFile, containerd.CNIConfigDir+"/10-kubewright.conflist"),
+		plan.Objects(plan.ObjectInterface, vxlanDevice),
+		plan.Objects(plan.ObjectTable, overlayTable),
+		plan.Objects(plan.ObjectRoutes, c.Network.PodCIDR.String()))
+}
+
+const (
+	vxlanDevice  = "flannel.1"
+	overlayTable = "kubewright-overlay"
+)
 
 // ownLabels are those that a node may give itself when it registers; the others
 // are set through the API.
@@ -238,6 +277,14 @@ func (a told[R, W]) Check(ctx context.Context, r R) (plan.Diff, error) {
 	return diff, err
 }
 
+// Foresee is the action's own.
+func (a told[R, W]) Foresee() plan.Diff {
+	if f, ok := a.Action.(plan.Foreseer); ok {
+		return f.Foresee()
+	}
+	return nil
+}
+
 // issue makes the certificates and tells the other lanes what they need of them.
 type issue struct {
 	certs.Ensure
@@ -275,6 +322,15 @@ func (a memberFiles) put() (file.Put, error) {
 		Cluster: a.cluster, User: "system:node:" + a.node, Server: a.server, CA: a.ca.Get(), ClientFile: kubelet.ClientCert,
 	}.Render()
 	return file.Put{Files: []file.Wish{{Path: kubelet.Kubeconfig, Mode: 0o600, Content: content}}}, err
+}
+
+// Foresee is said as long as the authority is not made.
+func (a memberFiles) Foresee() plan.Diff {
+	path, mode := certs.Dir+"/ca.crt", fs.FileMode(0o644)
+	if a.kubeconfig {
+		path, mode = kubelet.Kubeconfig, 0o600
+	}
+	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: path, After: &plan.State{Mode: mode.String(), Later: true}}}
 }
 
 func (a memberFiles) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
@@ -19,10 +20,14 @@ type Target struct {
 	Host  host.Host
 	Facts host.Facts
 	Claim *claim.Claim // nil: the host belongs to no cluster
+	// Journal is what was changed on it, the oldest first; only of hosts to be put back.
+	Journal []journal.Entry
 	// Member tells that its kubelet has a valid certificate of its cluster already.
 	Member bool
 	// Reached is the host's own end of the SSH connection, invalid if unknown.
 	Reached netip.Addr
+	// Proven is the address at which preflight saw all other hosts reach it, invalid if that was not tried.
+	Proven netip.Addr
 }
 
 // Node is a target with everything decided that a plan needs.
@@ -70,8 +75,9 @@ func others(targets []Target, i int) []Target {
 }
 
 // chooseAddress picks the address by which other nodes reach a host: the one
-// that was wished; else the one that SSH reached, if no other host has the same;
-// else the one in a network that every other host, or the peer, is in too. It is
+// that was wished; else the one it has in the cluster already; else the one that
+// was proven; else the one that SSH reached,
+// if no other host has the same; else the one in a network that every other host, or the peer, is in too. It is
 // never simply the first interface's: under Vagrant that is 10.0.2.15 on all hosts.
 func chooseAddress(t Target, others []Target, peer netip.Addr) (netip.Addr, string, error) {
 	if t.Wish.Address.IsValid() {
@@ -80,6 +86,12 @@ func chooseAddress(t Target, others []Target, peer netip.Addr) (netip.Addr, stri
 			return netip.Addr{}, "", fmt.Errorf("no interface has its address %s (there are %s)", t.Wish.Address, t.addresses())
 		}
 		return t.Wish.Address, iface, nil
+	}
+	if t.Claim != nil && t.interfaceOf(t.Claim.Address) != "" {
+		return t.Claim.Address, t.interfaceOf(t.Claim.Address), nil
+	}
+	if iface := t.interfaceOf(t.Proven); iface != "" {
+		return t.Proven, iface, nil
 	}
 	unique := func(a netip.Addr) bool {
 		return !slices.ContainsFunc(others, func(o Target) bool { return o.interfaceOf(a) != "" })

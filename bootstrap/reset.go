@@ -1,15 +1,18 @@
 package bootstrap
 
 import (
-	"net/netip"
+	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/kubewright/kubewright/bootstrap/claim"
-	"github.com/kubewright/kubewright/bootstrap/cleanup"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/file"
+	"github.com/kubewright/kubewright/bootstrap/inventory"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kernel"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
@@ -18,9 +21,12 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
-// Reset is everything that decides the plan of `kubewright reset`.
+// Reset is everything that decides the plan of `kubewright reset` and `undo`.
 type Reset struct {
-	Targets []Target
+	Targets []Target // with their journals read
+	// Undo says which entries of a host's journal are put back, those of its last
+	// steps; nil: all of them, and the host is released.
+	Undo func([]journal.Entry) []journal.Entry
 	// Cluster is the record of the cluster that the hosts belong to, nil if it
 	// cannot be reached: then nothing is drained.
 	Cluster *spec.Cluster
@@ -29,10 +35,13 @@ type Reset struct {
 	// control-plane node goes; "" to leave it as it is.
 	Leave string
 	Name  string // of the cluster in the kubeconfig
+	// Force releases a host although something of ours is left on it.
+	Force bool
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
-// Units are the services of a node, in the order in which they are stopped:
-// first what would start others again.
+// Units are the services of a node.
 func Units() []string {
 	return []string{
 		kubelet.Unit, kubeproxy.Unit, containerd.Unit,
@@ -40,93 +49,148 @@ func Units() []string {
 	}
 }
 
-const (
-	// podBridge and vxlanDevice are the interfaces of the pod network.
-	podBridge   = "cni0"
-	vxlanDevice = "flannel.1"
-)
-
-// packetFilterTables are the nftables tables of a node: kube-proxy's, the pod
-// network's, the port mapping plugin's and the kubelet's.
-func packetFilterTables() []string {
-	return []string{"kube-proxy", "kubewright-overlay", "cni_hostport", kubelet.FirewallTable}
+// Proof is what a host was compared with after it was put back.
+type Proof struct {
+	Host   string
+	Result *plan.Value[inventory.Proof]
 }
 
 // PlanReset lists the steps that take hosts out of their cluster and leave them
-// as they were before. A host that belongs to no cluster has no steps.
-func PlanReset(in Reset) ([]plan.Lane, error) {
-	var lanes []plan.Lane
-	var leaving []string // worker nodes of a cluster that lives on
-	last := false        // the control-plane node goes
-	for _, t := range in.Targets {
-		if t.Claim == nil {
-			continue
+// as they were before: the journal backwards, then a comparison with the inventory
+// taken before the first change. A host that belongs to no cluster has no steps.
+func PlanReset(in Reset) ([]plan.Lane, []Proof) {
+	last := slices.ContainsFunc(in.Targets, func(t Target) bool { return t.Claim != nil && in.releases(t) && controls(t) })
+	if in.Cluster == nil || last || len(in.leaving()) == 0 {
+		lanes, proofs := in.lanes(nil)
+		if last && in.Leave != "" {
+			lanes = append(lanes, plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
+				Name: "kubeconfig/remove", Doc: "take the cluster out of the user's kubeconfig",
+				Do: kubeconfig.Remove{Path: in.Leave, Name: in.Name, Server: in.Access.Server}}))
 		}
-		if t.Claim.Role == string(spec.ControlPlaneRole) {
-			last = true
-		} else {
-			leaving = append(leaving, t.Claim.Node)
-		}
+		return lanes, proofs
 	}
 	drained := plan.NewValue[bool]("the nodes to be drained")
-	drain := in.Cluster != nil && !last && len(leaving) > 0
+	lanes, proofs := in.lanes(drained)
+	client := in.Connect.connect(plan.Of("the admin's access", in.Access), in.Targets[0].Host.Dial)
+	return append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, in.drainStep(drained))), proofs
+}
+
+// lanes put the hosts back; after drained, if that is a cell.
+func (in Reset) lanes(drained *plan.Value[bool]) (lanes []plan.Lane, proofs []Proof) {
 	for _, t := range in.Targets {
 		if t.Claim == nil {
 			continue
 		}
-		var needs []plan.Cell
-		if drain {
-			needs = []plan.Cell{drained}
+		steps := undoSteps(in.entries(t))
+		if in.releases(t) {
+			proof := Proof{Host: t.Wish.Name, Result: plan.NewValue[inventory.Proof]("the comparison of " + t.Wish.Name)}
+			proofs = append(proofs, proof)
+			steps = append(steps, releaseSteps(t, proof, in.Force)...)
 		}
-		lanes = append(lanes, resetLane(in, t, needs))
+		if drained != nil && len(steps) > 0 {
+			steps[0].Needs = []plan.Cell{drained}
+		}
+		lanes = append(lanes, plan.NewLane[hostReader, hostWriter](t.Wish.Name, t.Host, t.Host, steps...))
 	}
-	if drain {
-		client := cluster.New(plan.Of("the admin's access", in.Access), in.Targets[0].Host.Dial)
-		lanes = append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client,
-			clusterStep{Name: "node/drain", Doc: "move the pods to other nodes, and remove the nodes",
-				Sets: []plan.Cell{drained}, Do: cluster.RemoveNodes{Nodes: leaving, Done: drained}}))
-	}
-	if last && in.Leave != "" {
-		lanes = append(lanes, plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
-			Name: "kubeconfig/remove", Doc: "take the cluster out of the user's kubeconfig",
-			Do: kubeconfig.Remove{Path: in.Leave, Name: in.Name, Server: in.Access.Server}}))
-	}
-	return lanes, nil
+	return lanes, proofs
 }
 
-// resetLane undoes a node's lane, back to front.
-func resetLane(in Reset, t Target, needs []plan.Cell) plan.Lane {
-	units := []string{kubelet.Unit, kubeproxy.Unit, cleanup.Pods}
-	for _, u := range Units() {
-		if u != kubelet.Unit && u != kubeproxy.Unit {
-			units = append(units, u)
+// leaving are the worker nodes that leave a cluster which lives on.
+func (in Reset) leaving() []string {
+	var names []string
+	for _, t := range in.Targets {
+		if t.Claim != nil && in.releases(t) && !controls(t) {
+			names = append(names, t.Claim.Node)
 		}
 	}
-	steps := []hostStep{
-		{Name: "unit/stop", Doc: "stop pods and components", Needs: needs, Do: cleanup.Processes{Units: units}},
-		step("mount/remove", "what pods had mounted", cleanup.Mounts{
-			Below: []string{"/var/lib/kubelet", "/run/containerd", "/var/lib/containerd", "/run/netns"}}),
-		step("network/remove", "interfaces, routes and packet filter tables", cleanup.Network{
-			Interfaces: []string{podBridge, vxlanDevice}, Tables: packetFilterTables(), Routes: ranges(in.Cluster),
-			IP: t.Facts.Tool("ip"), NFT: t.Facts.Tool("nft")}),
-		step("unit/remove", "the components' units", cleanup.Units{Units: Units()}),
-		step("file/remove", "everything that was not there before", cleanup.Files{
-			Paths: UsedPaths(), Before: t.Claim.Before,
-			Own: []string{containerd.ConfigFile, containerd.CNIConfigDir + "/10-kubewright.conflist", kernel.SysctlFile, kernel.ModulesFile},
-		}),
-		step("kernel/restore", "settings as they were", cleanup.Settings{Before: t.Claim.Before.Settings}),
+	return names
+}
+
+func (in Reset) drainStep(drained *plan.Value[bool]) clusterStep {
+	return clusterStep{Name: "node/drain", Doc: "move the pods to other nodes, and remove the nodes",
+		Sets: []plan.Cell{drained}, Do: cluster.RemoveNodes{Nodes: in.leaving(), Done: drained}}
+}
+
+// Destroys tells whether a kubeconfig's cluster, by its name and its server's URL there,
+// is the one whose control-plane node is among the targets. No API needs to answer for
+// that: it may be half made, or half gone.
+func (in Reset) Destroys(name, server string) bool {
+	return slices.ContainsFunc(in.Targets, func(t Target) bool {
+		return t.Claim != nil && controls(t) && t.Claim.Cluster == name && t.interfaceOf(addressOf(server)) != ""
+	})
+}
+
+func controls(t Target) bool { return t.Claim.Role == string(spec.ControlPlaneRole) }
+
+// entries are those that are put back on a host.
+func (in Reset) entries(t Target) []journal.Entry {
+	if in.Undo == nil {
+		return t.Journal
+	}
+	return in.Undo(t.Journal)
+}
+
+// releases tells whether a host leaves the cluster: nothing of it is to stay.
+func (in Reset) releases(t Target) bool { return len(in.entries(t)) == len(t.Journal) }
+
+// Releases tells whether some host leaves the cluster.
+func (in Reset) Releases() bool {
+	return slices.ContainsFunc(in.Targets, func(t Target) bool { return t.Claim != nil && in.releases(t) })
+}
+
+// undoSteps put entries back, the last one first.
+func undoSteps(entries []journal.Entry) []hostStep {
+	var steps []hostStep
+	taken := map[string]bool{}
+	for _, undo := range journal.Backwards(entries) {
+		component, object, _ := strings.Cut(undo.Entry.Step, "/")
+		name := component + "/undo-" + object
+		if taken[name] { // the step was broken off, or changed something again later
+			name = fmt.Sprintf("%s-%d", name, undo.Entry.Seq)
+		}
+		taken[name] = true
+		steps = append(steps, step(name, "put back what "+undo.Entry.Step+" changed", undo))
+	}
+	return steps
+}
+
+// releaseSteps end the time of a host in a cluster.
+func releaseSteps(t Target, proof Proof, force bool) []hostStep {
+	return []hostStep{
+		{Name: "host/compare", Doc: "compare with what stood there before the first change", Sets: []plan.Cell{proof.Result},
+			Do: inventory.Compare{Settings: kernel.Settings(), Ours: journal.Objects(t.Journal), Force: force, Result: proof.Result}},
 		step("host/release", "the mark of the cluster", file.Gone{Paths: []string{claim.Dir}}),
 	}
-	return plan.NewLane[hostReader, hostWriter](t.Wish.Name, t.Host, t.Host, steps...)
 }
 
-// ranges are the networks whose routes a reset removes.
-func ranges(c *spec.Cluster) []netip.Prefix {
-	if c == nil {
-		c = &spec.Cluster{}
-		c.Default()
+// LastRun are the entries of the last call that changed the host.
+func LastRun(entries []journal.Entry) []journal.Entry {
+	if len(entries) == 0 {
+		return nil
 	}
-	return []netip.Prefix{c.Network.PodCIDR, c.Network.ServiceCIDR}
+	run := entries[len(entries)-1].Run.ID
+	i := len(entries)
+	for i > 0 && entries[i-1].Run.ID == run {
+		i--
+	}
+	return entries[i:]
+}
+
+// LastSteps are the entries of the last n steps.
+func LastSteps(n int) func([]journal.Entry) []journal.Entry {
+	return func(entries []journal.Entry) []journal.Entry { return entries[max(0, len(entries)-n):] }
+}
+
+// BackTo are the entries from the last one of a step on; none if there is no such step.
+func BackTo(step string) func([]journal.Entry) []journal.Entry {
+	return func(entries []journal.Entry) []journal.Entry {
+		for i := len(entries) - 1; i >= 0; i-- {
+			if entries[i].Step == step {
+				return entries[i:]
+			}
+		}
+		return nil
+	}
 }
 
 // NodeNames are the nodes that targets are, as their claims say.

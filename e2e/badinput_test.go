@@ -170,7 +170,9 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("disk full during the upload, and then not", func(t *testing.T) {
 		e.on(t, h, "mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", "/opt")
-		refused{12, []string{h, "bundle/upload", "no space left", "/opt/kubewright"}}.check(t, e.kubewright(t, "init", h, "--name", "bad"))
+		refused{12, []string{h, "preflight", "/opt/kubewright", "disk-space"}}.check(t, e.kubewright(t, "init", h, "--name", "bad"))
+		refused{12, []string{h, "bundle/upload", "no space left", "/opt/kubewright"}}.check(t,
+			e.kubewright(t, "init", h, "--name", "bad", "--ignore", "disk-space"))
 		if left := e.on(t, h, "find", "/opt/kubewright", "-mindepth", "1"); left != "" {
 			t.Errorf("the upload left %s", left)
 		}

@@ -22,6 +22,7 @@ import (
 
 func TestMain(m *testing.M) {
 	lab.MaybeInit()
+	maybeHoldLock()
 	os.Exit(m.Run())
 }
 

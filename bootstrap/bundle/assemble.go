@@ -30,6 +30,7 @@ type contents struct {
 	components version.List
 	layers     []layerFiles
 	unbundler  string // path of the program that unpacks
+	probe      string // path of the program that preflight sends to hosts
 	pause      string // path of the pause program
 }
 
@@ -56,9 +57,9 @@ const (
 // work, a directory of the caller's that may be thrown away afterwards.
 func assemble(ctx context.Context, c contents, path, work string, progress Progress) error {
 	var (
-		layers    = make([]layerBlob, len(c.layers))
-		unbundler blob
-		pause     image
+		layers  = make([]layerBlob, len(c.layers))
+		helpers helperBlobs
+		pause   image
 	)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrentCompressions)
@@ -73,17 +74,22 @@ func assemble(ctx context.Context, c contents, path, work string, progress Progr
 		pause, err = pauseImage(ctx, c.arch, c.pause, work)
 		return err
 	})
-	group.Go(func() (err error) {
-		unbundler, err = compressBlob(ctx, work, func(w io.Writer) error {
-			return copyFile(w, c.unbundler)
+	for _, helper := range []struct {
+		from string
+		into *blob
+	}{{c.unbundler, &helpers.unbundler}, {c.probe, &helpers.probe}} {
+		group.Go(func() (err error) {
+			*helper.into, err = compressBlob(ctx, work, func(w io.Writer) error {
+				return copyFile(w, helper.from)
+			})
+			return err
 		})
-		return err
-	})
+	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
 
-	l, err := compose(c, layers, unbundler, []image{pause})
+	l, err := compose(c, layers, helpers, []image{pause})
 	if err != nil {
 		return err
 	}
@@ -94,8 +100,11 @@ func assemble(ctx context.Context, c contents, path, work string, progress Progr
 // level. It does not change a byte, as every blob is compressed by itself.
 const concurrentCompressions = 2
 
+// helperBlobs are the programs that run on hosts for the installer alone.
+type helperBlobs struct{ unbundler, probe blob }
+
 // compose makes the layout of finished blobs.
-func compose(c contents, layers []layerBlob, unbundler blob, images []image) (layout, error) {
+func compose(c contents, layers []layerBlob, helpers helperBlobs, images []image) (layout, error) {
 	conf := config{Architecture: c.arch, OS: OS, Components: c.components}
 	var tree unpack.Manifest
 	for _, l := range layers {
@@ -115,10 +124,11 @@ func compose(c contents, layers []layerBlob, unbundler blob, images []image) (la
 		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: artifactType,
 		Layers: []v1.Descriptor{
 			titled(listingBlob.descriptor(mediaManifest), unpack.ManifestName),
-			titled(unbundler.descriptor(mediaUnbundle), "unbundle"),
+			titled(helpers.unbundler.descriptor(mediaUnbundle), "unbundle"),
+			titled(helpers.probe.descriptor(mediaProbe), "probe"),
 		},
 	}
-	out := layout{blobs: []blob{listingBlob, unbundler}}
+	out := layout{blobs: []blob{listingBlob, helpers.unbundler, helpers.probe}}
 	for _, l := range layers {
 		info := layerInfo{Name: l.name}
 		for _, f := range l.files {

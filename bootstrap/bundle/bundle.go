@@ -25,8 +25,8 @@ import (
 const (
 	remedy = "build it again with `kubewright bundle build`, or copy it again from where it is whole"
 
-	maxJSON      = 1 << 20  // of index.json and every JSON blob; they are some KiB
-	maxUnbundler = 16 << 20 // of the program, unpacked
+	maxJSON    = 1 << 20  // of index.json and every JSON blob; they are some KiB
+	maxProgram = 16 << 20 // of a program for the installer alone, unpacked
 )
 
 // Bundle is an open bundle. Its methods may be called at once by many.
@@ -39,6 +39,7 @@ type Bundle struct {
 	blobs    map[v1.Hash]section // all that the file holds
 	listing  v1.Descriptor
 	unbundle v1.Descriptor
+	probe    v1.Descriptor
 	layers   []Layer
 	images   []Image
 	tree     unpack.Manifest
@@ -178,12 +179,13 @@ func (b *Bundle) readIndex() error {
 	}
 
 	used := map[v1.Hash]bool{index.Manifests[0].Digest: true, artifact.Config.Digest: true}
-	const listings = 2 // the manifest and the program come before the layers
+	const listings = 3 // the manifest and the two programs come before the layers
 	if len(artifact.Layers) != listings+len(b.config.Layers) ||
-		artifact.Layers[0].MediaType != mediaManifest || artifact.Layers[1].MediaType != mediaUnbundle {
+		artifact.Layers[0].MediaType != mediaManifest || artifact.Layers[1].MediaType != mediaUnbundle ||
+		artifact.Layers[2].MediaType != mediaProbe {
 		return errors.New("its layers are not the ones of its configuration")
 	}
-	b.listing, b.unbundle = artifact.Layers[0], artifact.Layers[1]
+	b.listing, b.unbundle, b.probe = artifact.Layers[0], artifact.Layers[1], artifact.Layers[2]
 	for i, d := range artifact.Layers[listings:] {
 		if d.MediaType != types.OCILayerZStd {
 			return fmt.Errorf("layer %s has media type %s", d.Digest, d.MediaType)
@@ -413,22 +415,27 @@ func (l Layer) Open() (io.ReadCloser, error) {
 }
 
 // Unbundler returns the program that unpacks a stream on a host.
-func (b *Bundle) Unbundler() ([]byte, error) {
-	compressed, err := b.open(b.unbundle)
+func (b *Bundle) Unbundler() ([]byte, error) { return b.program("unbundle", b.unbundle) }
+
+// Probe returns the program that preflight sends to hosts.
+func (b *Bundle) Probe() ([]byte, error) { return b.program("probe", b.probe) }
+
+func (b *Bundle) program(name string, d v1.Descriptor) ([]byte, error) {
+	compressed, err := b.open(d)
 	if err != nil {
 		return nil, err
 	}
 	decoder, err := zstd.NewReader(compressed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(unpack.MaxWindow))
 	if err != nil {
-		return nil, fmt.Errorf("decompress unbundle: %w", err)
+		return nil, fmt.Errorf("decompress %s: %w", name, err)
 	}
 	defer decoder.Close()
-	program, err := io.ReadAll(io.LimitReader(decoder, maxUnbundler+1))
+	program, err := io.ReadAll(io.LimitReader(decoder, maxProgram+1))
 	if err != nil {
-		return nil, b.refuse(fmt.Errorf("decompress unbundle: %w", err))
+		return nil, b.refuse(fmt.Errorf("decompress %s: %w", name, err))
 	}
-	if len(program) > maxUnbundler {
-		return nil, b.refuse(fmt.Errorf("unbundle is larger than %d bytes", maxUnbundler))
+	if len(program) > maxProgram {
+		return nil, b.refuse(fmt.Errorf("%s is larger than %d bytes", name, maxProgram))
 	}
 	return program, nil
 }

@@ -27,7 +27,7 @@ import (
 )
 
 var programNames = []string{
-	"kube", "pause", "unbundle", "containerd-shim-runc-v2", "runc", "bridge", "host-local", "loopback", "portmap",
+	"kube", "pause", "probe", "unbundle", "containerd-shim-runc-v2", "runc", "bridge", "host-local", "loopback", "portmap",
 }
 
 // fakePrograms writes a stand-in for every compiled program into a new directory.
@@ -171,16 +171,18 @@ func TestRoundTrip(t *testing.T) {
 		t.Errorf("inspection says %d bytes and %d files, want %d and %d", inspected.UnpackedSize, len(inspected.Files), unpacked, len(got))
 	}
 
-	program, err := b.Unbundler()
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := os.ReadFile(filepath.Join(programs, "unbundle"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(program, want) {
-		t.Error("the unbundle program is not the one put in")
+	for name, read := range map[string]func() ([]byte, error){"unbundle": b.Unbundler, "probe": b.Probe} {
+		program, err := read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(filepath.Join(programs, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(program, want) {
+			t.Errorf("the program %s is not the one put in", name)
+		}
 	}
 }
 

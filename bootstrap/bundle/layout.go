@@ -3,7 +3,7 @@
 //
 // A bundle is a tar of an OCI image layout. Its first manifest is an artifact
 // that holds the binaries: the listing of the version directory, the program
-// that unpacks it, and zstd layers split so that an upgrade sends little again.
+// that unpacks it, the one that preflight sends, and zstd layers split so that an upgrade sends little again.
 // The others are container images. Every byte of the file follows from the
 // contents: the tar's order, times and modes are fixed, the blobs are named by
 // their digests, and index.json is a function of the blobs. So two builds of one
@@ -36,6 +36,7 @@ const (
 	mediaConfig   types.MediaType = "application/vnd.kubewright.bundle.config.v1+json"
 	mediaManifest types.MediaType = "application/vnd.kubewright.bundle.manifest.v1+json" // unpack.Manifest
 	mediaUnbundle types.MediaType = "application/vnd.kubewright.unbundle.v1+zstd"        // the program, compressed
+	mediaProbe    types.MediaType = "application/vnd.kubewright.probe.v1+zstd"           // likewise
 
 	layoutFile    = "oci-layout"
 	layoutContent = `{"imageLayoutVersion":"1.0.0"}`

@@ -49,7 +49,9 @@ type Ensure struct {
 	Cluster string // name in the kubeconfigs
 	// KubeletCert is where the kubelet keeps its certificate and renews it by itself.
 	KubeletCert string
-	Result      *plan.Value[Material]
+	// KubeletDir is the kubelet's folder, in which that is.
+	KubeletDir string
+	Result     *plan.Value[Material]
 }
 
 var _ plan.Action[host.Reader, host.Host] = Ensure{}
@@ -67,6 +69,15 @@ func (o output) standsIn(found map[string][]byte) bool {
 	return ok && o.target == "" && bytes.Equal(have, o.content)
 }
 
+// state is what is left of it. Keys are made anew each time that somebody only
+// looks, so their digests would tell nothing.
+func (o output) state() *plan.State {
+	if o.target != "" {
+		return &plan.State{Target: o.target}
+	}
+	return &plan.State{Mode: o.mode.String(), Later: true}
+}
+
 func (e Ensure) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	found, err := e.read(ctx, r)
 	if err != nil {
@@ -79,9 +90,14 @@ func (e Ensure) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	var diff plan.Diff
 	for _, o := range outputs {
 		if _, ok := found[o.path]; !ok {
-			diff = append(diff, plan.Change{Verb: plan.Create, Object: o.path})
+			c := plan.Change{Verb: plan.Create, Kind: plan.ObjectFile, Object: o.path, After: o.state()}
+			if o.path == e.KubeletCert {
+				c.Brings = plan.Objects(plan.ObjectFile, e.KubeletDir)
+			}
+			diff = append(diff, c)
 		} else if !o.standsIn(found) {
-			diff = append(diff, plan.Change{Verb: plan.Update, Object: o.path, Detail: "for " + strings.Join(made, ", ")})
+			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectFile, Object: o.path, Detail: "for " + strings.Join(made, ", "),
+				Before: plan.FileState(o.mode, found[o.path]), After: o.state()})
 		}
 	}
 	return diff, nil

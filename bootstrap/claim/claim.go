@@ -1,5 +1,5 @@
 // Package claim marks a host as a cluster's own, before anything else is changed
-// on it, and keeps what a reset has to put back.
+// on it.
 package claim
 
 import (
@@ -9,8 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
-	"strings"
+	"net/netip"
+	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -24,29 +24,24 @@ const (
 	File = Dir + "/host.json"
 )
 
-// Claim says which cluster a host belongs to, and how it was before.
+// Claim says which cluster a host belongs to.
 type Claim struct {
 	ClusterID string `json:"clusterID"` // random, made at init
 	Cluster   string `json:"cluster"`   // name
 	Role      string `json:"role"`
 	Node      string `json:"node"`
-	Before    Before `json:"before"`
+	// Address is the node's. It is kept, as preflight chooses among several only
+	// while the host is no member yet.
+	Address netip.Addr `json:"address,omitzero"`
 }
 
-// Before is what stood on the host when it was claimed.
-type Before struct {
-	// Paths that existed, of those that a node uses; with "empty" or "kept" for
-	// a directory without and with content, "file" for anything else.
-	Paths map[string]string `json:"paths"`
-	// Modes are the permission bits of those that are directories.
-	Modes map[string]fs.FileMode `json:"modes"`
-	// Settings are kernel settings by their path below /proc/sys.
-	Settings map[string]string `json:"settings"`
-	// Routes, nftables tables and interfaces need no record: ours have names of their own.
-}
+// Trace is what another installer leaves on a host, and the way to remove it.
+type Trace struct{ Path, Who, Remedy string }
 
-// foreign names the traces of other installers, and the way to remove them.
-var foreign = []struct{ path, who, remedy string }{
+// Foreign are the traces of other installers.
+func Foreign() []Trace { return slices.Clone(foreign[:]) }
+
+var foreign = [...]Trace{
 	{"/etc/rancher", "k3s or RKE2", "run its uninstall script (k3s-uninstall.sh, rke2-uninstall.sh)"},
 	{"/etc/k0s", "k0s", "run `k0s stop && k0s reset`"},
 	{"/var/snap/microk8s", "MicroK8s", "run `snap remove --purge microk8s`"},
@@ -84,14 +79,7 @@ func (c *Claim) Taken(host string) error {
 const Step = "host/claim"
 
 // Take claims a host for a cluster, or refuses with fault.HostTaken.
-type Take struct {
-	ClusterID string
-	Cluster   string
-	Role      string
-	Node      string
-	Paths     []string // whose state is to be recorded
-	Settings  []string // likewise, below /proc/sys
-}
+type Take Claim
 
 var _ plan.Action[host.Reader, host.Host] = Take{}
 
@@ -104,18 +92,21 @@ func (t Take) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 		if have.ClusterID != t.ClusterID || have.Cluster != t.Cluster || have.Role != t.Role || have.Node != t.Node {
 			return nil, have.Taken(r.Name())
 		}
+		if have.Address != t.Address {
+			return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectFile, Object: File, Detail: fmt.Sprintf("address %v -> %v", have.Address, t.Address)}}, nil
+		}
 		return nil, nil
 	}
 	if err := refuseForeign(ctx, r); err != nil {
 		return nil, err
 	}
-	return plan.Diff{{Verb: plan.Create, Object: File, Detail: "claim for cluster " + t.Cluster}}, nil
+	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: File, Detail: "claim for cluster " + t.Cluster}}, nil
 }
 
 func refuseForeign(ctx context.Context, r host.Reader) error {
 	paths := make([]string, len(foreign))
 	for i, f := range foreign {
-		paths[i] = f.path
+		paths[i] = f.Path
 	}
 	found, err := r.Stat(ctx, paths...)
 	if err != nil {
@@ -123,55 +114,17 @@ func refuseForeign(ctx context.Context, r host.Reader) error {
 	}
 	for i, f := range found {
 		if f.Exists {
-			return fault.New(fault.HostTaken, foreign[i].remedy+", then run the same command again",
-				"the host is already in a cluster made by %s: %s exists", foreign[i].who, f.Path)
+			return fault.New(fault.HostTaken, foreign[i].Remedy+", then run the same command again",
+				"the host is already in a cluster made by %s: %s exists", foreign[i].Who, f.Path)
 		}
 	}
 	return nil
 }
 
 func (t Take) Apply(ctx context.Context, h host.Host) error {
-	before, err := observe(ctx, h, t.Paths, t.Settings)
-	if err != nil {
-		return err
-	}
-	content, err := json.MarshalIndent(Claim{
-		ClusterID: t.ClusterID, Cluster: t.Cluster, Role: t.Role, Node: t.Node, Before: before,
-	}, "", "  ")
+	content, err := json.MarshalIndent(Claim(t), "", "  ")
 	if err != nil {
 		return err
 	}
 	return h.WriteFile(ctx, File, bytes.NewReader(append(content, '\n')), host.Meta{Mode: 0o600})
-}
-
-func observe(ctx context.Context, r host.Reader, paths, settings []string) (Before, error) {
-	before := Before{Paths: map[string]string{}, Modes: map[string]fs.FileMode{}, Settings: map[string]string{}}
-	found, err := r.Stat(ctx, paths...)
-	if err != nil {
-		return before, err
-	}
-	for _, f := range found {
-		switch {
-		case !f.Exists:
-		case f.Mode.IsDir():
-			names, err := r.ReadDir(ctx, f.Path)
-			if err != nil {
-				return before, err
-			}
-			before.Modes[f.Path] = f.Mode.Perm()
-			before.Paths[f.Path] = "kept"
-			if len(names) == 0 {
-				before.Paths[f.Path] = "empty"
-			}
-		default:
-			before.Paths[f.Path] = "file"
-		}
-	}
-	for _, s := range settings {
-		value, err := r.ReadFile(ctx, path.Join("/proc/sys", s))
-		if err == nil { // a setting whose module is not loaded has no value to put back
-			before.Settings[s] = strings.TrimSpace(string(value))
-		}
-	}
-	return before, nil
 }

@@ -91,8 +91,12 @@ func Config(a Access, dial DialFunc) *rest.Config {
 }
 
 func (c *Client) connect() error {
+	access, err := c.access.Known()
+	if err != nil {
+		return err
+	}
 	c.once.Do(func() {
-		cfg := Config(c.access.Get(), c.dial)
+		cfg := Config(access, c.dial)
 		if c.kube, c.err = kubernetes.NewForConfig(cfg); c.err != nil {
 			return
 		}
@@ -102,7 +106,10 @@ func (c *Client) connect() error {
 }
 
 func (c *Client) Kubernetes(context.Context) (kubernetes.Interface, error) {
-	return c.kube, c.connect()
+	if err := c.connect(); err != nil {
+		return nil, err
+	}
+	return c.kube, nil
 }
 
 // resource is where objects of o's kind live. Our own manifests hold built-in

@@ -37,7 +37,7 @@ func (a RemoveNodes) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 		_, err := kube.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		switch {
 		case err == nil:
-			diff = append(diff, plan.Change{Verb: plan.Delete, Object: "Node " + name, Detail: "after its pods have moved"})
+			diff = append(diff, plan.Change{Verb: plan.Delete, Kind: plan.ObjectAPI, Object: "Node " + name, Detail: "after its pods have moved"})
 		case !apierrors.IsNotFound(err):
 			return nil, err
 		}

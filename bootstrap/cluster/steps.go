@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/util/retry"
 
 	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/yaml"
 
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
@@ -59,7 +60,7 @@ func waitDiff(object, missing string, err error) (plan.Diff, error) {
 	if err != nil || missing == "" {
 		return nil, err
 	}
-	return plan.Diff{{Verb: plan.Await, Object: object, Detail: missing}}, nil
+	return plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: object, Detail: missing}}, nil
 }
 
 // APIReady waits until the API server serves, and has made the namespaces that all else goes into.
@@ -94,6 +95,13 @@ func (a APIReady) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	return waitDiff("API server", missing, err)
 }
 
+// Foresee: whatever is not there is waited for.
+func (a APIReady) Foresee() plan.Diff { return awaited("API server") }
+
+func awaited(object string) plan.Diff {
+	return plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: object}}
+}
+
 func (a APIReady) Apply(ctx context.Context, w Writer) error {
 	return await(ctx, "the API server to serve", func(ctx context.Context) (string, error) { return a.see(ctx, w) })
 }
@@ -119,7 +127,7 @@ func (a Objects) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 				return fmt.Errorf("get %s: %w", Name(o), err)
 			}
 			if live == nil {
-				changes[i] = plan.Diff{{Verb: plan.Create, Object: Name(o)}}
+				changes[i] = plan.Diff{created(o)}
 				return nil
 			}
 			wished, err := r.Wished(ctx, o)
@@ -127,13 +135,46 @@ func (a Objects) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 				return fmt.Errorf("apply %s (dry run): %w", Name(o), err)
 			}
 			if fields := differing(live, wished); len(fields) > 0 {
-				changes[i] = plan.Diff{{Verb: plan.Update, Object: Name(o), Detail: strings.Join(fields, ", ")}}
+				changes[i] = plan.Diff{{Verb: plan.Update, Kind: plan.ObjectAPI, Object: Name(o), Detail: strings.Join(fields, ", "),
+					Before: objectState(live), After: objectState(wished)}}
 			}
 			return nil
 		})
 	}
 	err := calls.Wait()
 	return slices.Concat(changes...), err
+}
+
+// Foresee: in a new cluster every object is to be made.
+func (a Objects) Foresee() plan.Diff {
+	diff := make(plan.Diff, len(a.Objects))
+	for i, o := range a.Objects {
+		diff[i] = created(o)
+	}
+	return diff
+}
+
+func created(o *unstructured.Unstructured) plan.Change {
+	return plan.Change{Verb: plan.Create, Kind: plan.ObjectAPI, Object: Name(o), After: objectState(o)}
+}
+
+// objectState is an object without what the server keeps for itself; of a Secret
+// the digest only.
+func objectState(o *unstructured.Unstructured) *plan.State {
+	o = o.DeepCopy()
+	for _, f := range []string{"managedFields", "resourceVersion", "uid", "generation", "creationTimestamp"} {
+		unstructured.RemoveNestedField(o.Object, "metadata", f)
+	}
+	unstructured.RemoveNestedField(o.Object, "status")
+	text, err := yaml.Marshal(o.Object)
+	if err != nil {
+		return nil
+	}
+	s := &plan.State{Digest: plan.Digest(text)}
+	if o.GetKind() != "Secret" {
+		s.Text = string(text)
+	}
+	return s
 }
 
 // differing names the top-level fields in which two states of an object differ
@@ -191,19 +232,19 @@ func (a NodeMeta) change(n *corev1.Node) plan.Diff {
 	for _, k := range slices.Sorted(maps.Keys(a.Labels)) {
 		if v, ok := n.Labels[k]; !ok || v != a.Labels[k] {
 			metav1.SetMetaDataLabel(&n.ObjectMeta, k, a.Labels[k])
-			diff = append(diff, plan.Change{Verb: plan.Update, Object: object, Detail: "label " + k + "=" + a.Labels[k]})
+			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "label " + k + "=" + a.Labels[k]})
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(a.Annotations)) {
 		if v, ok := n.Annotations[k]; !ok || v != a.Annotations[k] {
 			metav1.SetMetaDataAnnotation(&n.ObjectMeta, k, a.Annotations[k])
-			diff = append(diff, plan.Change{Verb: plan.Update, Object: object, Detail: "annotation " + k + "=" + a.Annotations[k]})
+			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "annotation " + k + "=" + a.Annotations[k]})
 		}
 	}
 	for _, t := range a.Without {
 		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, func(have corev1.Taint) bool {
 			if have.MatchTaint(&t) {
-				diff = append(diff, plan.Change{Verb: plan.Update, Object: object, Detail: "remove taint " + t.ToString()})
+				diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "remove taint " + t.ToString()})
 				return true
 			}
 			return false
@@ -219,7 +260,7 @@ func (a NodeMeta) change(n *corev1.Node) plan.Diff {
 		default:
 			continue
 		}
-		diff = append(diff, plan.Change{Verb: plan.Update, Object: object, Detail: "taint " + t.ToString()})
+		diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "taint " + t.ToString()})
 	}
 	return diff
 }
@@ -231,7 +272,7 @@ func (a NodeMeta) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	}
 	n, err := kube.CoreV1().Nodes().Get(ctx, a.Node, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return plan.Diff{{Verb: plan.Await, Object: "Node " + a.Node, Detail: "not registered yet"}}, nil
+		return append(plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: "Node " + a.Node, Detail: "not registered yet"}}, a.Foresee()...), nil
 	}
 	if err != nil {
 		return nil, err
@@ -266,6 +307,9 @@ func (a NodeMeta) Apply(ctx context.Context, w Writer) error {
 	})
 }
 
+// Foresee is said of a node that has not registered yet.
+func (a NodeMeta) Foresee() plan.Diff { return a.change(&corev1.Node{}) }
+
 // NodeMetas is NodeMeta for several nodes.
 type NodeMetas struct {
 	Nodes []NodeMeta
@@ -283,6 +327,15 @@ func (a NodeMetas) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 		all = append(all, diff...)
 	}
 	return all, nil
+}
+
+// Foresee is said of nodes that have not registered yet.
+func (a NodeMetas) Foresee() plan.Diff {
+	var all plan.Diff
+	for _, n := range a.Nodes {
+		all = append(all, n.Foresee()...)
+	}
+	return all
 }
 
 func (a NodeMetas) Apply(ctx context.Context, w Writer) error {
@@ -341,6 +394,9 @@ func (a NodesReady) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	return waitDiff("nodes", missing, err)
 }
 
+// Foresee: whatever is not there is waited for.
+func (a NodesReady) Foresee() plan.Diff { return awaited("nodes") }
+
 func (a NodesReady) Apply(ctx context.Context, w Writer) error {
 	return await(ctx, "nodes to be ready", func(ctx context.Context) (string, error) { return a.see(ctx, w) })
 }
@@ -394,8 +450,13 @@ func podTrouble(ctx context.Context, kube kubernetes.Interface, d *appsv1.Deploy
 
 func (a Available) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	missing, err := a.see(ctx, r)
-	return waitDiff("Deployment "+a.Namespace+"/"+a.Deployment, missing, err)
+	return waitDiff(a.object(), missing, err)
 }
+
+// Foresee: whatever is not there is waited for.
+func (a Available) Foresee() plan.Diff { return awaited(a.object()) }
+
+func (a Available) object() string { return "Deployment " + a.Namespace + "/" + a.Deployment }
 
 func (a Available) Apply(ctx context.Context, w Writer) error {
 	return await(ctx, a.Deployment+" to be available", func(ctx context.Context) (string, error) { return a.see(ctx, w) })

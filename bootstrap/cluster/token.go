@@ -63,8 +63,16 @@ func (a CreateToken) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	if err != nil || exists {
 		return nil, err
 	}
-	return plan.Diff{{Verb: plan.Create, Object: "Secret kube-system/" + a.Token.secretName(), Detail: "join token, removed afterwards"}}, nil
+	return a.Foresee(), nil
 }
+
+// Foresee: a token is new by its nature. Its name is random, so that it is not told.
+func (a CreateToken) Foresee() plan.Diff {
+	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectAPI, Object: tokenObject, Detail: "a join token that lives for minutes"}}
+}
+
+// tokenObject is what a plan calls a token's Secret.
+const tokenObject = "Secret kube-system/bootstrap-token"
 
 func (a CreateToken) Apply(ctx context.Context, w Writer) error {
 	kube, err := w.Kubernetes(ctx)
@@ -102,7 +110,12 @@ func (a RemoveToken) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	if err != nil || !exists {
 		return nil, err
 	}
-	return plan.Diff{{Verb: plan.Delete, Object: "Secret kube-system/" + a.Token.secretName()}}, nil
+	return a.Foresee(), nil
+}
+
+// Foresee: a token that was made is removed.
+func (a RemoveToken) Foresee() plan.Diff {
+	return plan.Diff{{Verb: plan.Delete, Kind: plan.ObjectAPI, Object: tokenObject}}
 }
 
 func (a RemoveToken) Apply(ctx context.Context, w Writer) error {

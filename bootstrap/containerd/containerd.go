@@ -3,8 +3,11 @@
 package containerd
 
 import (
+	"slices"
+
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
 	"github.com/kubewright/kubewright/templates"
 )
@@ -63,5 +66,8 @@ func Service() systemd.Service {
 			"LimitCORE":   "infinity",
 			"TasksMax":    "infinity",
 		},
+		Brings: slices.Concat(
+			plan.Objects(plan.ObjectMounts, "/run/containerd", "/var/lib/containerd"),
+			plan.Objects(plan.ObjectFile, "/opt/containerd", "/run/containerd", "/run/nri", "/var/lib/containerd")),
 	}
 }

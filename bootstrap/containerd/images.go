@@ -42,14 +42,18 @@ func (a Import) missing(ctx context.Context, r host.Reader) ([]bundle.Image, err
 
 func (a Import) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	missing, err := a.missing(ctx, r)
-	if err != nil {
-		return nil, err
-	}
+	return created(missing), err
+}
+
+// Foresee: a runtime that does not run yet has no images.
+func (a Import) Foresee() plan.Diff { return created(a.Images) }
+
+func created(images []bundle.Image) plan.Diff {
 	var diff plan.Diff
-	for _, i := range missing {
-		diff = append(diff, plan.Change{Verb: plan.Create, Object: "image " + i.Ref})
+	for _, i := range images {
+		diff = append(diff, plan.Change{Verb: plan.Create, Kind: plan.ObjectImage, Object: i.Ref})
 	}
-	return diff, nil
+	return diff
 }
 
 func (a Import) Apply(ctx context.Context, h host.Host) error {

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
 )
 
@@ -65,5 +66,6 @@ func Service(in Inputs) systemd.Service {
 			"PrivateTmp":      "yes",
 			"NoNewPrivileges": "yes",
 		},
+		Brings: plan.Objects(plan.ObjectFile, DataDir),
 	}
 }

@@ -16,11 +16,11 @@ import (
 // Wish is one file, directory or symbolic link as it should be.
 type Wish struct {
 	Path    string
-	Mode    fs.FileMode // permission bits
-	Content []byte      // of a file
-	Secret  bool        // the content must not be shown in a diff
-	Dir     bool        // a directory; Content is not used
-	Target  string      // a symbolic link to it; Content and Mode are not used
+	Mode    fs.FileMode   // permission bits
+	Content []byte        // of a file
+	Dir     bool          // a directory; Content is not used
+	Target  string        // a symbolic link to it; Content and Mode are not used
+	Brings  []plan.Object // what comes with it by itself
 }
 
 // Put makes files as wished. The owner is root.
@@ -83,10 +83,45 @@ func (p Put) compare(ctx context.Context, r host.Reader) ([]Wish, plan.Diff, err
 		if !found[i].Exists {
 			verb, why = plan.Create, ""
 		}
+		before, err := State(ctx, r, found[i])
+		if err != nil {
+			return nil, nil, err
+		}
 		stale = append(stale, w)
-		diff = append(diff, plan.Change{Verb: verb, Object: w.Path, Detail: why})
+		diff = append(diff, plan.Change{Verb: verb, Kind: plan.ObjectFile, Object: w.Path, Detail: why,
+			Before: before, After: w.state(), Brings: w.Brings})
 	}
 	return stale, diff, nil
+}
+
+// state is what the wish would leave.
+func (w Wish) state() *plan.State {
+	switch {
+	case w.Target != "":
+		return &plan.State{Mode: (fs.ModeSymlink | 0o777).String(), Target: w.Target}
+	case w.Dir:
+		return &plan.State{Mode: (fs.ModeDir | w.Mode).String()}
+	default:
+		return plan.FileState(w.Mode, w.Content)
+	}
+}
+
+// State is what stands at a path now, nil if nothing does.
+func State(ctx context.Context, r host.Reader, f host.File) (*plan.State, error) {
+	switch {
+	case !f.Exists:
+		return nil, nil
+	case !f.Mode.IsRegular():
+		return &plan.State{Mode: f.Mode.String(), Target: f.Target}, nil
+	}
+	content, err := r.ReadFile(ctx, f.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return plan.FileState(f.Mode, content), nil
 }
 
 // differs says in a word or two how a file is not as wished, "" if it is.
@@ -149,7 +184,7 @@ func (g Gone) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	var diff plan.Diff
 	for _, f := range found {
 		if f.Exists {
-			diff = append(diff, plan.Change{Verb: plan.Delete, Object: f.Path})
+			diff = append(diff, plan.Change{Verb: plan.Delete, Kind: plan.ObjectFile, Object: f.Path, Before: &plan.State{Mode: f.Mode.String()}})
 		}
 	}
 	return diff, nil

@@ -108,7 +108,7 @@ type Explanation struct {
 
 // Explanations are those of all codes, by code.
 func Explanations() []Explanation {
-	all := slices.Concat(preflightCodes(), healthCodes(), sharedCodes())
+	all := slices.Concat(preflightCodes(), healthCodes())
 	slices.SortFunc(all, func(a, b Explanation) int { return cmp.Compare(a.Code, b.Code) })
 	return all
 }

@@ -42,6 +42,7 @@ type Host interface {
 	Reader
 	// Run runs a command as Query does. When ctx ends it is told to end (SIGTERM),
 	// and the error wraps ctx's cause; one from reading Stdin is wrapped likewise.
+	// What it wrote to a Stdout of the caller's is not returned again.
 	Run(ctx context.Context, cmd Command) ([]byte, error)
 	// WriteFile replaces a file atomically: temporary file beside it, mode and
 	// owner, fsync, rename, fsync of the directory. Missing parent directories
@@ -88,6 +89,11 @@ type File struct {
 	Target  string // of a symbolic link
 }
 
+// TemporaryMark stands between "." NAME and a random word in the name under which
+// WriteFile and Symlink make NAME before they rename it: what a write that was
+// broken off has left can be told by it, and removed.
+const TemporaryMark = ".kw-"
+
 // Meta is the mode and owner of a file to be written.
 type Meta struct {
 	Mode fs.FileMode // permission bits
@@ -99,6 +105,9 @@ type Meta struct {
 type Command struct {
 	Argv  []string
 	Stdin io.Reader // nil: empty
+	// Stdout is given the output as it comes, nil: Run returns it. Together with
+	// Stdin it lets the caller talk with a command. A Write that fails ends it.
+	Stdout io.Writer
 }
 
 // Unit is the state of a systemd unit.

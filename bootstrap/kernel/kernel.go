@@ -61,6 +61,7 @@ var _ plan.Action[host.Reader, host.Host] = Configure{}
 
 func (Configure) files() file.Put {
 	var sysctl, load strings.Builder
+	var brings []plan.Object
 	sysctl.WriteString("# Written by kubewright.\n")
 	for _, k := range slices.Sorted(maps.Keys(settings)) {
 		fmt.Fprintf(&sysctl, "%s = %s\n", k, settings[k])
@@ -68,9 +69,10 @@ func (Configure) files() file.Put {
 	load.WriteString("# Written by kubewright.\n")
 	for _, m := range slices.Sorted(maps.Keys(modules)) {
 		load.WriteString(m + "\n")
+		brings = append(brings, plan.Object{Kind: plan.ObjectModule, Name: m})
 	}
 	return file.Put{Files: []file.Wish{
-		{Path: ModulesFile, Mode: 0o644, Content: []byte(load.String())},
+		{Path: ModulesFile, Mode: 0o644, Content: []byte(load.String()), Brings: brings},
 		{Path: SysctlFile, Mode: 0o644, Content: []byte(sysctl.String())},
 	}}
 }
@@ -106,7 +108,8 @@ func (c Configure) Check(ctx context.Context, r host.Reader) (plan.Diff, error) 
 			have = []byte("absent")
 		}
 		if got := strings.TrimSpace(string(have)); got != settings[k] {
-			diff = append(diff, plan.Change{Verb: plan.Update, Object: k, Detail: got + " -> " + settings[k]})
+			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectSetting, Object: k, Detail: got + " -> " + settings[k],
+				Before: &plan.State{Text: got}, After: &plan.State{Text: settings[k]}})
 		}
 	}
 	return diff, nil

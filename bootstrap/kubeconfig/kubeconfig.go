@@ -47,7 +47,7 @@ func (m Merge) Check(context.Context, Local) (plan.Diff, error) {
 	if why == "" {
 		return nil, nil
 	}
-	return plan.Diff{{Verb: plan.Update, Object: m.Path, Detail: why}}, nil
+	return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectLocal, Object: m.Path, Detail: why}}, nil
 }
 
 func (m Merge) differs(cfg *api.Config) string {
@@ -88,6 +88,11 @@ func usable(certPEM, caPEM []byte) bool {
 	_, err = cert.Verify(x509.VerifyOptions{Roots: roots, CurrentTime: time.Now().Add(renewBefore),
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	return err == nil
+}
+
+// Foresee is said of a cluster whose certificates are not made yet.
+func (m Merge) Foresee() plan.Diff {
+	return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectLocal, Object: m.Path, Detail: "context " + m.Name}}
 }
 
 func (m Merge) user() string { return m.Name + "-admin" }
@@ -166,6 +171,15 @@ func Access(path, context string) (string, cluster.Access, error) {
 	return name, cluster.Access{Server: cfg.Host, CA: cfg.CAData, Cert: cfg.CertData, Key: cfg.KeyData, Token: cfg.BearerToken}, nil
 }
 
+// Parse returns the credentials of a kubeconfig that holds one cluster and all data inline.
+func Parse(content []byte) (cluster.Access, error) {
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(content)
+	if err != nil {
+		return cluster.Access{}, err
+	}
+	return cluster.Access{Server: cfg.Host, CA: cfg.CAData, Cert: cfg.CertData, Key: cfg.KeyData, Token: cfg.BearerToken}, nil
+}
+
 // load reads a file that stands in for inline data.
 func load(data *[]byte, path string) error {
 	if len(*data) > 0 || path == "" {
@@ -199,7 +213,7 @@ func (r Remove) Check(context.Context, Local) (plan.Diff, error) {
 	if c, ok := cfg.Clusters[r.Name]; !ok || c.Server != r.Server {
 		return nil, nil
 	}
-	return plan.Diff{{Verb: plan.Update, Object: r.Path, Detail: "remove context " + r.Name}}, nil
+	return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectLocal, Object: r.Path, Detail: "remove context " + r.Name}}, nil
 }
 
 func (r Remove) Apply(context.Context, Local) error {

@@ -35,17 +35,29 @@ func (b Bootstrap) Check(ctx context.Context, r host.Reader) (plan.Diff, error) 
 		return nil, err
 	}
 	if why != "" {
-		diff = append(diff, plan.Change{Verb: plan.Create, Object: ClientCert, Detail: "TLS bootstrap: " + why})
+		diff = append(diff, b.certified(why)...)
 	}
 	left, err := r.Stat(ctx, BootstrapKubeconfig)
 	if err != nil {
 		return nil, err
 	}
 	if left[0].Exists {
-		diff = append(diff, plan.Change{Verb: plan.Delete, Object: BootstrapKubeconfig})
+		diff = append(diff, plan.Change{Verb: plan.Delete, Kind: plan.ObjectFile, Object: BootstrapKubeconfig, Before: &plan.State{Mode: left[0].Mode.String()}})
 	}
 	return diff, nil
 }
+
+// certified are the changes that give the node its certificate: the kubelet is
+// started with the token to ask for it.
+func (b Bootstrap) certified(why string) plan.Diff {
+	return append(plan.Diff{
+		{Verb: plan.Create, Kind: plan.ObjectFile, Object: ClientCert, Detail: "TLS bootstrap: " + why, After: &plan.State{Later: true},
+			Brings: plan.Objects(plan.ObjectFile, Dir, Kubeconfig, BootstrapKubeconfig)},
+	}, b.Service.Changes()...)
+}
+
+// Foresee is said of a host whose kubelet has no certificate yet.
+func (b Bootstrap) Foresee() plan.Diff { return b.certified("no client certificate") }
 
 // certificate says why the node's client certificate does not serve, "" if it does.
 func (b Bootstrap) certificate(ctx context.Context, r host.Reader) (string, error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
 	"github.com/kubewright/kubewright/templates"
 )
@@ -17,14 +18,17 @@ import (
 const (
 	// Unit is the name of its service.
 	Unit = "kubelet.service"
+	// Dir is where it keeps its state. Whoever writes there before it runs says that
+	// it is the kubelet's (Brings), so that an undo leaves nothing in it.
+	Dir = "/var/lib/kubelet"
 	// ConfigFile is its configuration.
-	ConfigFile = "/var/lib/kubelet/config.yaml"
+	ConfigFile = Dir + "/config.yaml"
 	// Kubeconfig is how it reaches the API server; it names ClientCert.
 	Kubeconfig = "/etc/kubernetes/kubelet.conf"
 	// BootstrapKubeconfig holds the join token until the node has its certificate.
 	BootstrapKubeconfig = "/etc/kubernetes/bootstrap-kubelet.conf"
 	// ClientCert is its client certificate and key, which it renews by itself.
-	ClientCert = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+	ClientCert = Dir + "/pki/kubelet-client-current.pem"
 	// firewallFile keeps the read-only port to the host itself.
 	firewallFile = "/etc/kubernetes/kubelet.nft"
 	// FirewallTable is the nftables table that it makes.
@@ -50,12 +54,14 @@ type Inputs struct {
 	Labels        map[string]string
 	Taints        []templates.Taint
 	ExtraArgs     map[string]string
+	// PodNetwork is what the pods of the pod network make on the host.
+	PodNetwork []plan.Object
 }
 
 // Config is its configuration file, and the rules for its read-only port.
 func Config(in Inputs) file.Put {
 	return file.Put{Files: []file.Wish{
-		{Path: ConfigFile, Mode: 0o644, Content: templates.Kubelet{
+		{Path: ConfigFile, Mode: 0o644, Brings: plan.Objects(plan.ObjectFile, Dir), Content: templates.Kubelet{
 			ClientCAFile:    in.ClientCAFile,
 			ClusterDNS:      in.ClusterDNS.String(),
 			ClusterDomain:   in.ClusterDomain,
@@ -122,5 +128,20 @@ func Service(in Inputs, nft string) systemd.Service {
 		Environment: map[string]string{"PATH": install.Path},
 		Inputs:      []string{ConfigFile, firewallFile, install.Current},
 		Options:     options,
+		Brings: slices.Concat(
+			plan.Objects(plan.ObjectSlice, podSlice),
+			plan.Objects(plan.ObjectMounts, Dir, "/run/netns"),
+			plan.Objects(plan.ObjectInterface, podBridge),
+			plan.Objects(plan.ObjectTable, FirewallTable, portMapTable),
+			plan.Objects(plan.ObjectFile, Dir, "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes",
+				"/var/lib/cni", "/run/cni", "/run/netns", "/opt/cni"),
+			in.PodNetwork),
 	}
 }
+
+// What pods bring about, by way of the runtime and the CNI plugins.
+const (
+	podSlice     = "kubepods.slice"
+	podBridge    = "cni0"
+	portMapTable = "cni_hostport"
+)

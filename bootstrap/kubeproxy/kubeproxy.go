@@ -3,9 +3,11 @@ package kubeproxy
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
 	"github.com/kubewright/kubewright/templates"
 )
@@ -28,6 +30,15 @@ type Inputs struct {
 	Kubelet       string // the kubelet's unit
 	KeepConntrack bool   // nf_conntrack_max is read-only on this host
 	ExtraArgs     map[string]string
+}
+
+// conntrackSettings are what kube-proxy sets by itself.
+func conntrackSettings() []string {
+	return []string{
+		"net.netfilter.nf_conntrack_max",
+		"net.netfilter.nf_conntrack_tcp_timeout_close_wait",
+		"net.netfilter.nf_conntrack_tcp_timeout_established",
+	}
 }
 
 // Config is its configuration file.
@@ -59,5 +70,9 @@ func Service(in Inputs, ip string) systemd.Service {
 		Exec:        append([]string{install.Bin("kube-proxy")}, systemd.Flags(flags, in.ExtraArgs)...),
 		Environment: map[string]string{"PATH": install.Path},
 		Inputs:      []string{ConfigFile, install.Current, in.Kubeconfig},
+		Brings: slices.Concat(
+			plan.Objects(plan.ObjectTable, "kube-proxy"),
+			plan.Objects(plan.ObjectRoutes, in.ServiceCIDR.String()),
+			plan.Objects(plan.ObjectSetting, conntrackSettings()...)),
 	}
 }

@@ -29,17 +29,35 @@ type ObjectKind string
 
 // The kinds of object. The first ones are a host's.
 const (
-	ObjectFile    ObjectKind = "file"    // a file, directory or symbolic link, by its path
-	ObjectUnit    ObjectKind = "unit"    // a systemd unit, by its full name
-	ObjectSetting ObjectKind = "setting" // a kernel setting, as sysctl writes it
-	ObjectModule  ObjectKind = "module"  // a kernel module
-	ObjectImage   ObjectKind = "image"   // in the container runtime's store
-	ObjectMount   ObjectKind = "mount"   // a mount point
-	ObjectNetwork ObjectKind = "network" // an interface, a route or a packet filter table
-	ObjectAPI     ObjectKind = "api"     // of the Kubernetes API: Kind namespace/name
-	ObjectLocal   ObjectKind = "local"   // a file of the workstation
-	ObjectWait    ObjectKind = "wait"    // nothing is changed
+	ObjectFile      ObjectKind = "file"      // a file, directory or symbolic link, by its path
+	ObjectUnit      ObjectKind = "unit"      // a systemd unit, by its full name
+	ObjectSlice     ObjectKind = "slice"     // a systemd slice with all processes in it
+	ObjectSetting   ObjectKind = "setting"   // a kernel setting, as sysctl writes it
+	ObjectModule    ObjectKind = "module"    // a kernel module
+	ObjectMounts    ObjectKind = "mounts"    // all that is mounted below a folder
+	ObjectInterface ObjectKind = "interface" // a network interface
+	ObjectRoutes    ObjectKind = "routes"    // all routes into a network, by its prefix
+	ObjectTable     ObjectKind = "nftables"  // a packet filter table of any family, by its name
+	ObjectImage     ObjectKind = "image"     // in the container runtime's store
+	ObjectAPI       ObjectKind = "api"       // of the Kubernetes API: Kind namespace/name
+	ObjectLocal     ObjectKind = "local"     // a file of the workstation
+	ObjectWait      ObjectKind = "wait"      // nothing is changed
 )
+
+// Object is a thing on a target, by kind and name.
+type Object struct {
+	Kind ObjectKind `json:"kind"`
+	Name string     `json:"name"`
+}
+
+// Objects are those of one kind.
+func Objects(kind ObjectKind, names ...string) []Object {
+	all := make([]Object, len(names))
+	for i, n := range names {
+		all[i] = Object{kind, n}
+	}
+	return all
+}
 
 // Change is one difference between what is and what is wished.
 type Change struct {
@@ -51,6 +69,9 @@ type Change struct {
 	// an object that is not there.
 	Before *State `json:"before,omitempty"`
 	After  *State `json:"after,omitempty"`
+	// Brings are the objects that come with it by themselves: what a service makes
+	// while it runs, what a command leaves. Whoever undoes the change takes them away too.
+	Brings []Object `json:"brings,omitempty"`
 }
 
 // State is one side of a change.
@@ -93,6 +114,13 @@ type Action[R, W any] interface {
 	Apply(ctx context.Context, w W) error
 }
 
+// Foreseer is an Action that can say what it would change where nothing of it
+// can be looked at yet: on an API server that does not run, with a key that is not made.
+type Foreseer interface {
+	// Foresee is Check's answer as far as it can be known without a target.
+	Foresee() Diff
+}
+
 // Step is a named action in a lane.
 type Step[R, W any] struct {
 	Name    string        // component/verb-object, unique in its lane
@@ -122,6 +150,8 @@ type step struct {
 	timeout   time.Duration
 	check     func(context.Context) (Diff, error)
 	apply     func(context.Context) error
+	foresee   func() Diff // nil: the action cannot
+	learn     func(Diff)  // nil: the target is what it is
 }
 
 // NewLane binds steps to the target that they observe through r and change through w.
@@ -135,6 +165,12 @@ func NewLane[R, W any](name string, r R, w W, steps ...Step[R, W]) Lane {
 		}
 		if s.Timeout == 0 {
 			lane.steps[i].timeout = DefaultTimeout
+		}
+		if f, ok := s.Do.(Foreseer); ok {
+			lane.steps[i].foresee = f.Foresee
+		}
+		if l, ok := any(r).(Learner); ok {
+			lane.steps[i].learn = l.Learn
 		}
 	}
 	return lane

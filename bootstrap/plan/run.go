@@ -55,6 +55,25 @@ type Options struct {
 	// Diagnose is given the error of a step that failed, once the other lanes have been
 	// told to halt, and returns it with what it found out about the cause. nil: nobody looks.
 	Diagnose func(ctx context.Context, lane, step string, err error) error
+	// Allow is asked before a step applies what its Check found; an error fails the
+	// step with nothing done. nil allows all.
+	Allow func(lane, step string, diff Diff) error
+}
+
+// Intent is what a step is about to change. Whoever carries out its operations
+// can ask for it, to write down first what stands there.
+type Intent struct {
+	Lane, Step string
+	Diff       Diff
+}
+
+type intentKey struct{}
+
+// IntentOf returns the intent of the step whose Apply ctx belongs to, nil outside
+// of one. It is the same pointer for the whole of an Apply.
+func IntentOf(ctx context.Context) *Intent {
+	i, _ := ctx.Value(intentKey{}).(*Intent)
+	return i
 }
 
 // Run validates the lanes and runs them all at once. A step that fails ends its
@@ -67,7 +86,7 @@ func Run(ctx context.Context, opts Options, lanes ...Lane) (Count, error) {
 	}
 	waits, cutWaits := context.WithCancel(ctx)
 	defer cutWaits()
-	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit, diagnose: opts.Diagnose}
+	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit, allow: opts.Allow, diagnose: opts.Diagnose}
 	go func() {
 		select {
 		case <-opts.Stop:
@@ -100,6 +119,7 @@ type run struct {
 	haltOnce sync.Once
 	emitTo   func(Event)
 	diagnose func(ctx context.Context, lane, step string, err error) error
+	allow    func(lane, step string, diff Diff) error
 
 	mu    sync.Mutex
 	count Count
@@ -199,6 +219,11 @@ func (r *run) step(l Lane, s step) (ended Event) {
 	kind := Skipped
 	if len(diff) > 0 {
 		kind = Applied
+		if r.allow != nil {
+			if err := r.allow(l.Name, s.name, diff); err != nil {
+				return failed(err)
+			}
+		}
 		r.emit(Event{Lane: l.Name, Step: s.name, Kind: Applying, Diff: diff})
 		var last atomic.Pointer[string] // what it said it was doing last
 		bounded, cancel := context.WithTimeout(withReporter(ctx, func(e Event) {
@@ -207,6 +232,7 @@ func (r *run) step(l Lane, s step) (ended Event) {
 			r.emit(e)
 		}), s.timeout)
 		defer cancel()
+		bounded = context.WithValue(bounded, intentKey{}, &Intent{Lane: l.Name, Step: s.name, Diff: diff})
 		if err := s.apply(bounded); err != nil {
 			if errors.Is(bounded.Err(), context.DeadlineExceeded) {
 				err = timedOut(s, last.Load(), err)

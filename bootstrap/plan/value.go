@@ -48,9 +48,29 @@ func (c *Value[T]) Set(v T) {
 // other call may meet an empty cell, which is a defect and panics.
 func (c *Value[T]) Get() T {
 	if !c.isSet() {
-		panic(fmt.Sprintf("plan: %s was read before it was set: the step does not name it in Needs", c.name))
+		panic(unset{c.name})
 	}
 	return c.v
+}
+
+// unset is the panic of a Get that came too early.
+type unset struct{ name string }
+
+func (u unset) Error() string {
+	return fmt.Sprintf("plan: %s was read before it was set: the step does not name it in Needs", u.name)
+}
+
+// IsSet tells whether Get has something to return.
+func (c *Value[T]) IsSet() bool { return c.isSet() }
+
+// Known is Get with an error in the place of the panic, for those who look on
+// other goroutines than their step's: a preview understands both.
+func (c *Value[T]) Known() (T, error) {
+	if !c.isSet() {
+		var none T
+		return none, unset{c.name}
+	}
+	return c.v, nil
 }
 
 func (c *Value[T]) ready() <-chan struct{} { return c.done }

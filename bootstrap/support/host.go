@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kernel"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/kubeproxy"
@@ -238,48 +238,14 @@ func describe(text *bytes.Buffer, content []byte) {
 	}
 }
 
-// journalDir is where runs write down what they are about to change.
-const journalDir = claim.Dir + "/journal"
-
-// journalEntry is what is kept of an entry: which objects a step changed, when and by
-// whom. What they held before stays on the host.
-type journalEntry struct {
-	Seq  int       `json:"seq"`
-	Step string    `json:"step"`
-	Time time.Time `json:"time"`
-	Run  struct {
-		ID      string    `json:"id"`
-		Verb    string    `json:"verb"`
-		By      string    `json:"by"`
-		Began   time.Time `json:"began"`
-		Version string    `json:"version"`
-	} `json:"run"`
-	Before []struct {
-		Kind   string      `json:"kind"`
-		Name   string      `json:"name"`
-		Exists bool        `json:"exists"`
-		Mode   fs.FileMode `json:"mode,omitempty"`
-		Copy   string      `json:"copy,omitempty"`
-		Target string      `json:"target,omitempty"`
-	} `json:"before"`
-}
-
+// journal is what was changed on the host, by which step, when and by whom. What
+// stood there before stays on the host, and copies of it are not even read.
 func (c collector) journal(ctx context.Context) {
-	names, err := c.ReadDir(ctx, journalDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return
-	}
-	var entries []journalEntry
-	for _, name := range names {
-		if path.Ext(name) != ".json" { // copies of files as they were
-			continue
+	entries, err := journal.Read(ctx, c)
+	for i := range entries {
+		for j := range entries[i].Before {
+			entries[i].Before[j].Content, entries[i].Before[j].Value = nil, ""
 		}
-		content, readErr := c.ReadFile(ctx, path.Join(journalDir, name))
-		var e journalEntry
-		if err = errors.Join(err, readErr); readErr == nil {
-			err = errors.Join(err, json.Unmarshal(content, &e))
-		}
-		entries = append(entries, e)
 	}
 	c.json(path.Join(c.dir, "journal.json"), entries, err)
 }

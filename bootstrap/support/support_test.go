@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -21,6 +22,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/doctor"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
 )
@@ -46,9 +48,9 @@ func TestNoSecretIsCollected(t *testing.T) {
 	s := hosttest.NewSim(t, "cp1")
 	for name, content := range map[string]string{
 		claim.File: `{"clusterID":"id","cluster":"c","role":"worker","node":"cp1"}`,
-		journalDir + "/000001.json": `{"seq":1,"step":"pki/write","run":{"verb":"init","by":"me@here"},"before":[
-			{"kind":"file","name":"/etc/x","exists":true,"content":"` + planted + `","copy":"/copies/1"},{"kind":"setting","name":"a","value":"` + planted + `"}]}`,
-		journalDir + "/copies/1":                     key,
+		journal.Dir + "/000001.json": `{"seq":1,"step":"pki/write","run":{"verb":"init","by":"me@here"},"before":[
+			{"kind":"file","name":"/etc/x","exists":true,"content":"` + base64.StdEncoding.EncodeToString([]byte(planted)) + `","copy":"/copies/1"},{"kind":"setting","name":"a","value":"` + planted + `"}]}`,
+		journal.Dir + "/copies/1":                    key,
 		certs.Dir + "/ca.key":                        key,
 		certs.Dir + "/etcd/healthcheck-client.crt":   "no certificate",
 		certs.Dir + "/etcd/healthcheck-client.key":   key,
@@ -83,7 +85,8 @@ func TestNoSecretIsCollected(t *testing.T) {
 	}
 	all := unpack(t, &out)
 	for name, content := range all {
-		if strings.Contains(content, planted) || strings.Contains(content, "PRIVATE KEY") {
+		if strings.Contains(content, planted) || strings.Contains(content, "PRIVATE KEY") ||
+			strings.Contains(content, base64.StdEncoding.EncodeToString([]byte(planted))) {
 			t.Errorf("%s holds a secret:\n%s", name, content)
 		}
 		if !strings.HasPrefix(name, root+"/") || strings.Contains(name, "..") {

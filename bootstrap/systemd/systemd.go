@@ -41,7 +41,24 @@ type Service struct {
 	// Inputs are the files that it reads at start: a service that runs since
 	// before one of them changed is restarted.
 	Inputs []string
+	// Brings are the objects that it makes by itself while it runs.
+	Brings []plan.Object
 }
+
+// Changes are those of a service that is not there yet.
+func (s Service) Changes() plan.Diff {
+	return plan.Diff{
+		{Verb: plan.Create, Kind: plan.ObjectFile, Object: path.Join(Dir, s.Name), After: plan.FileState(unitMode, s.File())},
+		{Verb: plan.Update, Kind: plan.ObjectUnit, Object: s.Name, Detail: "enable at boot"},
+		s.start("not-found"),
+	}
+}
+
+func (s Service) start(why string) plan.Change {
+	return plan.Change{Verb: plan.Start, Kind: plan.ObjectUnit, Object: s.Name, Detail: why, Brings: s.Brings}
+}
+
+const unitMode = fs.FileMode(0o644)
 
 // File is the unit's content.
 func (s Service) File() []byte {
@@ -154,15 +171,16 @@ func (a Run) compare(ctx context.Context, r host.Reader) ([]state, plan.Diff, er
 		} else {
 			st.write = true
 		}
-		switch {
-		case !file.Exists:
-			diff = append(diff, plan.Change{Verb: plan.Create, Object: file.Path})
-		case st.write:
-			diff = append(diff, plan.Change{Verb: plan.Update, Object: file.Path, Detail: "content"})
+		if st.write {
+			c, err := written(ctx, r, file, want)
+			if err != nil {
+				return nil, nil, err
+			}
+			diff = append(diff, c)
 		}
 		if u.File != "enabled" {
 			st.enable = true
-			diff = append(diff, plan.Change{Verb: plan.Update, Object: s.Name, Detail: "enable at boot"})
+			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectUnit, Object: s.Name, Detail: "enable at boot"})
 		}
 		switch {
 		case u.Active != "active":
@@ -171,23 +189,37 @@ func (a Run) compare(ctx context.Context, r host.Reader) ([]state, plan.Diff, er
 			if u.Load != "loaded" {
 				detail = u.Load
 			}
-			diff = append(diff, plan.Change{Verb: plan.Start, Object: s.Name, Detail: detail})
+			diff = append(diff, s.start(detail))
 		case st.write || u.Stale:
 			st.restart = true
+			diff = append(diff, s.start("restart: its unit file is another"))
 		default:
 			for _, in := range slices.Concat(inputs, []host.File{file}) {
 				if in.Exists && in.ModTime.After(u.Started) {
 					st.restart = true
-					diff = append(diff, plan.Change{Verb: plan.Start, Object: s.Name, Detail: "restart: " + in.Path + " is newer"})
+					diff = append(diff, s.start("restart: "+in.Path+" is newer"))
 					break
 				}
 			}
 		}
-		if u.Stale && !st.write {
-			diff = append(diff, plan.Change{Verb: plan.Start, Object: s.Name, Detail: "restart: unit file was not reloaded"})
-		}
 	}
 	return states, diff, nil
+}
+
+// written is the change of a unit file.
+func written(ctx context.Context, r host.Reader, have host.File, want []byte) (plan.Change, error) {
+	c := plan.Change{Verb: plan.Create, Kind: plan.ObjectFile, Object: have.Path, After: plan.FileState(unitMode, want)}
+	if !have.Exists {
+		return c, nil
+	}
+	c.Verb, c.Detail = plan.Update, "content"
+	if !have.Mode.IsRegular() {
+		c.Before = &plan.State{Mode: have.Mode.String(), Target: have.Target}
+		return c, nil
+	}
+	content, err := r.ReadFile(ctx, have.Path)
+	c.Before = plan.FileState(have.Mode, content)
+	return c, err
 }
 
 func (a Run) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
@@ -205,7 +237,7 @@ func (a Run) Apply(ctx context.Context, h host.Host) error {
 	var enable []string
 	for i, s := range a.Services {
 		if states[i].write {
-			if err := h.WriteFile(ctx, path.Join(Dir, s.Name), bytes.NewReader(s.File()), host.Meta{Mode: fs.FileMode(0o644)}); err != nil {
+			if err := h.WriteFile(ctx, path.Join(Dir, s.Name), bytes.NewReader(s.File()), host.Meta{Mode: unitMode}); err != nil {
 				return err
 			}
 		}

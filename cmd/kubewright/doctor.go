@@ -43,7 +43,7 @@ func (a *app) doctorCommand() *cobra.Command {
 			if a.output == "json" {
 				err = writeJSON(a.stdout, append(finding.Report{}, report...)) // [] if there is none
 			} else {
-				ui.RenderReport(a.stdout, report, isTerminal(a.stdout))
+				err = ui.RenderReport(a.stdout, report)
 			}
 			if n := len(report.Blocking()); err == nil && n > 0 {
 				return fault.New(fault.Unhealthy, "do what the findings say, then run `kubewright doctor` again", "%d of the findings above are errors", n)
@@ -120,7 +120,9 @@ func (a *app) diagnosis(targets []bootstrap.Target) diagnose.Run {
 	for _, t := range targets {
 		r.Hosts = append(r.Hosts, t.Host)
 	}
-	r.Kubernetes = func(ctx context.Context) (kubernetes.Interface, error) { return a.clusterOf(ctx, targets[0].Host) }
+	if len(targets) > 0 {
+		r.Kubernetes = func(ctx context.Context) (kubernetes.Interface, error) { return a.clusterOf(ctx, targets[0].Host) }
+	}
 	return r
 }
 

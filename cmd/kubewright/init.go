@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"os"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap"
 	"github.com/kubewright/kubewright/bootstrap/fault"
-	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
@@ -108,9 +106,13 @@ func (f *clusterFlags) cluster() (*spec.Cluster, error) {
 func (a *app) addRunFlags(flags *pflag.FlagSet) {
 	flags.StringVarP(&a.specPath, "file", "f", "", "cluster file (docs/spec.md); - for standard input")
 	flags.StringVar(&a.bundlePath, "bundle", "", "bundle to install (default: beside the program, or in ./dist)")
+	flags.Var(&a.ignore, "ignore", "code of a finding to go on in spite of (repeatable; docs/findings.md)")
 }
 
-func (a *app) initCommand() *cobra.Command {
+// doer does what a verb's flags and arguments ask for: it runs it, or makes a plan of it.
+type doer func(context.Context, bootstrap.Request) error
+
+func (a *app) initCommand(do doer) *cobra.Command {
 	var cf clusterFlags
 	var hf hostFlags
 	c := &cobra.Command{
@@ -126,13 +128,20 @@ func (a *app) initCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.runInit(c.Context(), wish)
+			return do(c.Context(), bootstrap.Request{Verb: verbInit, Spec: wish, Hosts: controlPlaneFirst(wish.Hosts)})
 		},
 	}
 	a.addRunFlags(c.Flags())
 	cf.add(c.Flags())
 	hf.add(c.Flags())
 	return c
+}
+
+// controlPlaneFirst orders hosts as plans want them.
+func controlPlaneFirst(hosts []spec.Host) []spec.Host {
+	hosts = slices.Clone(hosts)
+	slices.SortStableFunc(hosts, func(x, y spec.Host) int { return strings.Compare(string(x.Role), string(y.Role)) })
+	return hosts
 }
 
 // wish is the cluster of the file, or that of the flags.
@@ -177,28 +186,4 @@ func (a *app) loadSpec() (*spec.Cluster, error) {
 		in, name = file, a.specPath
 	}
 	return spec.Load(in, name)
-}
-
-func (a *app) runInit(ctx context.Context, wish *spec.Cluster) error {
-	b, err := a.usableBundle(ctx)
-	if err != nil {
-		return err
-	}
-	defer b.Close() //nolint:errcheck // only read from
-	// The control-plane node comes first.
-	hosts := slices.Clone(wish.Hosts)
-	slices.SortStableFunc(hosts, func(x, y spec.Host) int { return strings.Compare(string(x.Role), string(y.Role)) })
-	return a.run(ctx, hosts, b.Arch(), func(_ context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
-		return bootstrap.PlanInit(bootstrap.Init{
-			Cluster: wish, ID: clusterID(targets[0]), Targets: targets, Bundle: b, Kubeconfig: a.kubeconfig,
-		})
-	})
-}
-
-// clusterID is that of the cluster that the host belongs to already, or a new one.
-func clusterID(t bootstrap.Target) string {
-	if t.Claim != nil {
-		return t.Claim.ClusterID
-	}
-	return strings.ToLower(rand.Text())
 }

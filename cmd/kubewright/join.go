@@ -1,22 +1,16 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kubewright/kubewright/bootstrap"
-	"github.com/kubewright/kubewright/bootstrap/cluster"
-	"github.com/kubewright/kubewright/bootstrap/fault"
-	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
-	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
-func (a *app) joinCommand() *cobra.Command {
+func (a *app) joinCommand(do doer) *cobra.Command {
 	var hf hostFlags
 	c := &cobra.Command{
 		Use:   "join HOST... [-f cluster.yaml]",
@@ -43,50 +37,10 @@ func (a *app) joinCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.runJoin(c.Context(), hosts)
+			return do(c.Context(), bootstrap.Request{Verb: verbJoin, Hosts: hosts})
 		},
 	}
 	a.addRunFlags(c.Flags())
 	hf.add(c.Flags())
 	return c
-}
-
-func (a *app) runJoin(ctx context.Context, hosts []spec.Host) error {
-	_, access, err := kubeconfig.Access(a.kubeconfig, "")
-	if err != nil {
-		return err
-	}
-	b, err := a.usableBundle(ctx)
-	if err != nil {
-		return err
-	}
-	defer b.Close() //nolint:errcheck // only read from
-	return a.run(ctx, hosts, b.Arch(), func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
-		client := cluster.New(plan.Of("the admin's access", access), targets[0].Host.Dial)
-		record, err := cluster.ReadRecord(ctx, client)
-		if err != nil {
-			return nil, err
-		}
-		if !strings.HasPrefix(record.Bundle, b.Version()+"-") {
-			return nil, fault.New(fault.BundleRefused, "use the bundle that the cluster was made with (--bundle)",
-				"the cluster runs bundle %s, this one is %s", record.Bundle, b.Name())
-		}
-		for _, t := range targets {
-			if t.Claim != nil && t.Claim.Role != string(spec.WorkerRole) {
-				return nil, t.Claim.Taken(t.Wish.Name)
-			}
-		}
-		known, err := spec.Load(strings.NewReader(record.Spec), "ConfigMap kube-system/kubewright")
-		if err != nil {
-			return nil, err
-		}
-		known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool {
-			return slices.ContainsFunc(hosts, func(j spec.Host) bool { return j.Name == h.Name })
-		}), hosts...)
-		known.Default()
-		if err := known.Validate(); err != nil {
-			return nil, err
-		}
-		return bootstrap.PlanJoin(bootstrap.Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: b})
-	})
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/cmd/kubewright/ui"
@@ -34,6 +35,8 @@ type app struct {
 	kubeconfig string
 	bundlePath string
 	specPath   string
+	ignore     ignored
+	verify     bool // print the proof of a reset
 }
 
 // run is the whole program but its exit.
@@ -71,14 +74,15 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.output, "output", "o", "auto", "how to show progress and results: auto, plain, jsonl (status, doctor, version, inspect: json)")
+	flags.StringVarP(&a.output, "output", "o", "auto", "how to show progress and results: auto, plain, jsonl (status, doctor, version, inspect, preflight: json)")
 	flags.StringVarP(&a.sshConfig, "ssh-config", "F", "", "ssh_config file to use instead of the user's and the system's")
 	flags.StringArrayVar(&a.knownHosts, "known-hosts", nil, "known_hosts file to use instead of ssh_config's (repeatable)")
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
 	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
-	root.AddCommand(a.initCommand(), a.joinCommand(), a.resetCommand(), a.statusCommand(),
+	root.AddCommand(a.initCommand(a.run), a.joinCommand(a.run), a.resetCommand(a.run), a.undoCommand(a.run), a.applyCommand(a.run),
+		a.planCommand(), a.diffCommand(), a.statusCommand(),
 		a.doctorCommand(), a.explainCommand(), a.supportCommand(),
-		a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())
+		a.preflightCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())
 	wrapArgs(root)
 	return root
 }
@@ -133,6 +137,11 @@ func interruptible(ctx context.Context, notice func(string)) (context.Context, <
 		}
 	}()
 	return ctx, stop, func() { signal.Stop(signals); cancel() }
+}
+
+func isTerminalIn(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func defaultKubeconfig() string {

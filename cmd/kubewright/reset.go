@@ -16,7 +16,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
-func (a *app) resetCommand() *cobra.Command {
+func (a *app) resetCommand(do doer) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use:   "reset HOST... [-f cluster.yaml]",
@@ -42,31 +42,19 @@ func (a *app) resetCommand() *cobra.Command {
 					hosts = append(hosts, spec.Host{Name: name})
 				}
 			}
-			return a.runReset(c.Context(), hosts, force)
+			return do(c.Context(), bootstrap.Request{Verb: verbReset, Hosts: hosts, Force: force})
 		},
 	}
 	c.Flags().StringVarP(&a.specPath, "file", "f", "", "cluster file whose hosts are all reset")
-	c.Flags().BoolVar(&force, "force", false, "reset a control-plane node although other nodes need it, and do not drain if the API does not answer")
+	c.Flags().BoolVar(&force, "force", false, "reset a control-plane node although other nodes need it, do not drain if the API does not answer,\n"+
+		"and release a host on which something of ours is left")
+	c.Flags().BoolVar(&a.verify, "verify", false, "print what each host was compared with after it was put back")
 	return c
 }
 
-func (a *app) runReset(ctx context.Context, hosts []spec.Host, force bool) error {
-	return a.run(ctx, hosts, "", func(ctx context.Context, targets []bootstrap.Target) ([]plan.Lane, error) {
-		in := bootstrap.Reset{Targets: targets}
-		claimed := slices.IndexFunc(targets, func(t bootstrap.Target) bool { return t.Claim != nil })
-		if claimed < 0 {
-			return bootstrap.PlanReset(in)
-		}
-		if err := a.findCluster(ctx, &in, targets[claimed], force); err != nil {
-			return nil, err
-		}
-		return bootstrap.PlanReset(in)
-	})
-}
-
-// findCluster fills in the cluster that the hosts belong to, if the kubeconfig
+// findResetCluster fills in the cluster that the hosts belong to, if the kubeconfig
 // leads to that very cluster and it answers.
-func (a *app) findCluster(ctx context.Context, in *bootstrap.Reset, t bootstrap.Target, force bool) error {
+func (a *app) findResetCluster(ctx context.Context, in *bootstrap.Reset, t bootstrap.Target, force bool) error {
 	takesControlPlane := slices.ContainsFunc(in.Targets, func(t bootstrap.Target) bool {
 		return t.Claim != nil && t.Claim.Role == string(spec.ControlPlaneRole)
 	})
@@ -81,6 +69,9 @@ func (a *app) findCluster(ctx context.Context, in *bootstrap.Reset, t bootstrap.
 	record, err := cluster.ReadRecord(ctx, client)
 	switch {
 	case err != nil && (takesControlPlane || force):
+		if in.Destroys(name, access.Server) {
+			in.Access, in.Leave, in.Name = access, a.kubeconfig, name
+		}
 		return nil // a cluster that is half gone is still to be cleaned up
 	case err != nil:
 		return fault.New(fault.ClusterMissing, "repair the cluster, or add --force to reset without draining", "drain the nodes: %w", err)

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -13,8 +15,9 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/host/sshhost"
+	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/plan"
-	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/version"
 	"github.com/kubewright/kubewright/cmd/kubewright/ui"
 )
 
@@ -62,36 +65,18 @@ func (a *app) dial(ctx context.Context, name string) (*sshhost.Host, error) {
 	})
 }
 
-// connect reaches all hosts at once and looks at them. What it returns closes the connections.
-func (a *app) connect(ctx context.Context, hosts []spec.Host) ([]bootstrap.Target, func(), error) {
-	targets, err := bootstrap.Connect(ctx, hosts, func(ctx context.Context, h spec.Host) (bootstrap.Connection, error) {
-		conn, err := a.dial(ctx, h.Name)
-		if err != nil {
-			return bootstrap.Connection{}, err
-		}
-		return bootstrap.Connection{Host: conn, Reached: conn.ServerAddr()}, nil
-	})
-	closeAll := func() {
-		for _, t := range targets {
-			if c, ok := t.Host.(io.Closer); ok {
-				c.Close() //nolint:errcheck // nothing is left to be written
-			}
-		}
-	}
-	if err != nil {
-		closeAll()
-		return nil, nil, err
-	}
-	return targets, closeAll, nil
-}
-
 // dialHost is dial for those who only look.
 func (a *app) dialHost(ctx context.Context, name string) (host.Host, error) {
 	return a.dial(ctx, name)
 }
 
-// run connects to hosts, has the lanes planned from what is found, and runs them.
-func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes func(context.Context, []bootstrap.Target) ([]plan.Lane, error)) error {
+// run does what is asked for, now.
+func (a *app) run(ctx context.Context, r bootstrap.Request) error {
+	return a.carryOut(ctx, r, nil)
+}
+
+// carryOut does what is asked for, with what saved holds it to; nil: whatever is needed.
+func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstrap.Saved) error {
 	show, err := a.renderer()
 	if err != nil {
 		return err
@@ -99,24 +84,43 @@ func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes
 	began := time.Now()
 	ctx, stop, done := interruptible(ctx, show.Notice)
 	defer done()
-	summary := ui.Summary{Hosts: len(hosts)}
+	summary := ui.Summary{Hosts: len(r.Hosts)}
 	finish := func(err error) error {
 		summary.Took, summary.Err = time.Since(began), err
 		show.Close(summary)
 		return err
 	}
 
-	targets, closeAll, err := a.connect(ctx, hosts)
+	w, err := a.prepare(ctx, r)
 	if err != nil {
 		return finish(err)
 	}
-	defer closeAll()
-	if arch != "" {
-		if err := bootstrap.Suitable(targets, arch); err != nil {
+	defer w.close()
+	if err := a.confirm(w); err != nil {
+		return finish(err)
+	}
+	held, err := lockAll(ctx, w, show.Notice)
+	if err != nil {
+		return finish(err)
+	}
+	defer held.release(ctx)
+	if err := a.preflight(ctx, w, show.Notice); err != nil {
+		return finish(err)
+	}
+	opts := plan.Options{Emit: show.Event, Stop: held.orLost(stop), Diagnose: a.diagnosis(w.all()).Step}
+	if saved != nil {
+		now, err := a.preview(ctx, w)
+		if err != nil {
 			return finish(err)
 		}
+		if err := saved.Stale(now); err != nil {
+			return finish(err)
+		}
+		opts.Allow = saved.Allow
 	}
-	lanes, err := planLanes(ctx, targets)
+	lanes, proofs, err := w.lanes(journal.Run{
+		ID: strings.ToLower(rand.Text())[:8], Verb: w.String(), By: signature(), Began: began.UTC(), Version: version.Kubewright,
+	}, func(h host.Host) host.Host { return h }, a.kubeconfig)
 	if err != nil {
 		return finish(err)
 	}
@@ -125,9 +129,15 @@ func (a *app) run(ctx context.Context, hosts []spec.Host, arch string, planLanes
 		names[i] = l.Name
 	}
 	show.Begin(names)
-	summary.Count, err = plan.Run(ctx, plan.Options{Emit: show.Event, Stop: stop, Diagnose: a.diagnosis(targets).Step}, lanes...)
-	if err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	summary.Count, err = plan.Run(ctx, opts, lanes...)
+	if lost := held.lost(); lost != nil && err != nil {
+		err = errors.Join(lost, err)
+	}
+	if isAborted(ctx, err) {
 		err = fault.New(fault.Interrupted, "run the same command again: it goes on where this one stopped", "aborted: %w", err)
+	}
+	if err == nil {
+		a.showProofs(show.Notice, proofs)
 	}
 	return finish(err)
 }

@@ -46,7 +46,12 @@ func key(argv []string) string { return fmt.Sprintf("%q", argv) }
 func (s *Sim) answer(argv []string) (Answer, error) {
 	s.mu.Lock()
 	a, ok := s.answers[key(argv)]
+	otherwise := s.otherwise
 	s.mu.Unlock()
+	if !ok && otherwise != nil {
+		a, ok = otherwise(argv)
+		a.Argv = argv
+	}
 	if !ok {
 		s.t.Errorf("%s: not scripted: %s", s.name, key(argv))
 		return a, fmt.Errorf("%s: %w", strings.Join(argv, " "), errNotScripted)
@@ -56,6 +61,9 @@ func (s *Sim) answer(argv []string) (Answer, error) {
 
 // Query answers a command that was scripted without a Do.
 func (s *Sim) Query(ctx context.Context, argv ...string) ([]byte, error) {
+	if out, ok := s.lockQuery(argv); ok {
+		return look(ctx, s, func() ([]byte, error) { return []byte(out), nil })
+	}
 	a, err := s.answer(argv)
 	if err != nil {
 		return nil, err
@@ -71,6 +79,9 @@ func (s *Sim) Query(ctx context.Context, argv ...string) ([]byte, error) {
 
 // Run answers a scripted command.
 func (s *Sim) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
+	if file, ok := lockCommand(cmd.Argv); ok {
+		return s.flock(ctx, cmd, file)
+	}
 	a, err := s.answer(cmd.Argv)
 	if err != nil {
 		return nil, err
@@ -101,7 +112,12 @@ func (s *Sim) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", cmd.Argv[0], err)
 	}
-	return a.result(ctx, out)
+	out, err = a.result(ctx, out)
+	if cmd.Stdout != nil {
+		_, writeErr := cmd.Stdout.Write(out)
+		return nil, errors.Join(err, writeErr)
+	}
+	return out, err
 }
 
 func (a Answer) result(ctx context.Context, out []byte) ([]byte, error) {

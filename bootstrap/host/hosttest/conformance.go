@@ -414,6 +414,11 @@ func testRun(t *testing.T, f Fixture) {
 			t.Errorf("query %q: %.40q, %v; want %.40q", c.argv, got, err, c.want)
 		}
 	}
+	var into bytes.Buffer
+	if got, err := f.Host.Run(ctx, host.Command{Argv: cmdCat, Stdin: strings.NewReader("streamed"), Stdout: &into}); err != nil ||
+		len(got) > 0 || into.String() != "streamed" {
+		t.Errorf("to a writer: %q, %q, %v", into.String(), got, err)
+	}
 	var exit *host.ExitError
 	_, err := f.Host.Query(ctx, cmdFail...)
 	if !errors.As(err, &exit) || exit.Status != 7 || !slices.Equal(exit.Argv, cmdFail) ||

@@ -21,7 +21,6 @@ import (
 const (
 	parentMode = fs.FileMode(0o755)
 	maxLinks   = 40 // followed on the way to one file, as in Linux
-	tempMark   = ".kw-"
 )
 
 // node is a file, directory or link.
@@ -37,6 +36,8 @@ type node struct {
 func (s *Sim) newDir(perm fs.FileMode, uid, gid int) *node {
 	return &node{mode: fs.ModeDir | perm, uid: uid, gid: gid, modified: s.now, children: make(map[string]*node)}
 }
+
+func sortedNames(dir *node) []string { return slices.Sorted(maps.Keys(dir.children)) }
 
 func (n *node) isDir() bool { return n.mode.IsDir() }
 
@@ -147,7 +148,7 @@ func (s *Sim) place(name string, n *node) error {
 
 // temporary is a name beside name that an operation leaves if it ends half-way.
 func (s *Sim) temporary(name string) string {
-	return path.Join(path.Dir(name), fmt.Sprintf(".%s%s%d", path.Base(name), tempMark, len(s.operations)))
+	return path.Join(path.Dir(name), fmt.Sprintf(".%s%s%d", path.Base(name), host.TemporaryMark, len(s.operations)))
 }
 
 func pathError(op, name string, err error) error {
@@ -157,6 +158,9 @@ func pathError(op, name string, err error) error {
 // ReadFile returns a file's content.
 func (s *Sim) ReadFile(ctx context.Context, name string) ([]byte, error) {
 	return look(ctx, s, func() ([]byte, error) {
+		if content, ok := s.lockFile(name); ok {
+			return content, nil
+		}
 		n, err := s.find(name, true)
 		if err == nil && n.isDir() {
 			err = syscall.EISDIR
@@ -202,7 +206,7 @@ func (s *Sim) ReadDir(ctx context.Context, name string) ([]string, error) {
 		if err != nil {
 			return nil, pathError("read directory", name, err)
 		}
-		return slices.Sorted(maps.Keys(n.children)), nil
+		return sortedNames(n), nil
 	})
 }
 
@@ -273,7 +277,7 @@ func (s *Sim) Remove(ctx context.Context, paths ...string) error {
 			if err != nil || s.refuse(paths) != nil {
 				continue
 			}
-			names := slices.Sorted(maps.Keys(n.children))
+			names := sortedNames(n)
 			for _, child := range names[:len(names)/2] {
 				delete(n.children, child)
 			}

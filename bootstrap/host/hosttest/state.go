@@ -45,7 +45,7 @@ func (s *Sim) Snapshot() State {
 	state := State{Files: make(map[string]Entry), Units: make(map[string]UnitState)}
 	var walk func(name string, n *node)
 	walk = func(name string, n *node) {
-		if strings.Contains(path.Base(name), tempMark) {
+		if strings.Contains(path.Base(name), host.TemporaryMark) {
 			state.Leftovers = append(state.Leftovers, name)
 			return
 		}

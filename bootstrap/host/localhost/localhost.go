@@ -125,7 +125,7 @@ func mkdirAll(name string) error {
 
 // temporary is a name beside name that nobody else uses.
 func temporary(name string) string {
-	return filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".kw-"+rand.Text())
+	return filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+host.TemporaryMark+rand.Text())
 }
 
 // WriteFile replaces a file atomically.
@@ -272,10 +272,10 @@ func (h Host) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 	c.WaitDelay = killGrace
 	var stdout, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &stdout, &stderr
-	if cmd.Stdin != nil {
-		c.Stdin = &source{r: cmd.Stdin, failed: cancel}
+	if cmd.Stdout != nil {
+		c.Stdout = cmd.Stdout
 	}
-	err := c.Run()
+	err := run(c, cmd.Stdin, cancel)
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil: // also if the command ended well on half of its input
@@ -291,6 +291,26 @@ func (h Host) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", cmd.Argv[0], err)
 	}
 	return stdout.Bytes(), nil
+}
+
+// run runs c on what stdin gives. Unlike c.Stdin this does not wait, once the
+// command has ended, for a reader that has nothing to give yet.
+func run(c *exec.Cmd, stdin io.Reader, failed context.CancelCauseFunc) error {
+	if stdin == nil {
+		return c.Run()
+	}
+	input, err := c.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	go func() {
+		defer input.Close()                               //nolint:errcheck // the command sees its end, or is gone
+		io.Copy(input, &source{r: stdin, failed: failed}) //nolint:errcheck // a command may end without reading all
+	}()
+	return c.Wait()
 }
 
 const signalled = 128 // what a shell adds to the number of the signal that ended a command

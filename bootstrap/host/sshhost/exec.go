@@ -127,7 +127,13 @@ func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byt
 	}
 	stderr := &tail{}
 	session.Stderr = stderr
-	out, err := await(ctx, func() ([]byte, error) { return session.Output(line) })
+	out, err := await(ctx, func() ([]byte, error) {
+		if cmd.Stdout == nil {
+			return session.Output(line)
+		}
+		session.Stdout = cmd.Stdout
+		return nil, session.Run(line)
+	})
 	if ctx.Err() != nil { // also if the command ended well on half of its input
 		if pid := stderr.announced(); pid != "" {
 			h.kill(pid)

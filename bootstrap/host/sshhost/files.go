@@ -267,7 +267,7 @@ func (h *Host) replace(ctx context.Context, c *sftp.Client, name string, content
 
 // temporary is a name beside name that nobody else uses.
 func temporary(name string) string {
-	return path.Join(path.Dir(name), "."+path.Base(name)+".kw-"+rand.Text())
+	return path.Join(path.Dir(name), "."+path.Base(name)+host.TemporaryMark+rand.Text())
 }
 
 // flush puts a file on disk, where the server can (fsync@openssh.com).

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,9 +127,18 @@ func (j *JSONLines) Begin([]string) {}
 
 func (j *JSONLines) Event(e plan.Event) {
 	j.write(Line{
-		Time: e.Time, Kind: string(e.Kind), Lane: e.Lane, Step: e.Step, Text: e.Text, Changes: e.Diff,
+		Time: e.Time, Kind: string(e.Kind), Lane: e.Lane, Step: e.Step, Text: e.Text, Changes: brief(e.Diff),
 		Bytes: e.Bytes, Total: e.Total, TookMS: e.Took.Milliseconds(), Error: jsonError(e.Err),
 	})
+}
+
+// brief leaves out the states: events tell what changes, plans tell into what.
+func brief(d plan.Diff) plan.Diff {
+	d = slices.Clone(d)
+	for i := range d {
+		d[i].Before, d[i].After, d[i].Brings = nil, nil, nil
+	}
+	return d
 }
 
 func (j *JSONLines) Notice(text string) { j.write(Line{Time: j.now(), Kind: "notice", Text: text}) }

@@ -229,18 +229,20 @@ func reported() finding.Finding {
 
 func TestRenderReport(t *testing.T) {
 	var out bytes.Buffer
-	RenderReport(&out, finding.Report{reported(), {Code: "node-cordoned", Severity: finding.Note, Message: "node w1 takes no new pods", Ignored: true}}, false)
-	want := `error: cp1: etcd.service does not run
-  probable cause: power was lost
-  last lines of cp1 etcd.service:
-    | panic: failed to open database
-    | etcd.service: Failed
-  remedy: restore a backup
-  more: kubewright explain etcd-damaged
-note, ignored: node w1 takes no new pods
-  more: kubewright explain node-cordoned
+	if err := RenderReport(&out, finding.Report{reported(), {Code: "node-cordoned", Severity: finding.Note, Message: "node w1 takes no new pods", Ignored: true}}); err != nil {
+		t.Fatal(err)
+	}
+	want := `cp1
+  error  etcd-damaged  etcd.service does not run
+                       probable cause: power was lost
+                       last lines of cp1 etcd.service:
+                         | panic: failed to open database
+                         | etcd.service: Failed
+                       remedy: restore a backup
+the cluster
+  ignored  node-cordoned  node w1 takes no new pods
 1 error, 0 warnings, 1 note
-`
+` + "`kubewright explain CODE` says more\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}

@@ -1,0 +1,55 @@
+package bootstrap
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+
+	"github.com/kubewright/kubewright/bootstrap/bundle"
+	"github.com/kubewright/kubewright/bootstrap/finding"
+	"github.com/kubewright/kubewright/bootstrap/preflight"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+)
+
+// Preflight is everything that decides what is looked at before the first change.
+type Preflight struct {
+	Targets []Target
+	Cluster *spec.Cluster // complete with its defaults
+	Bundle  *bundle.Bundle
+	Server  string // URL of the API server that the targets join, "" if the cluster is only being made
+	Ignore  []finding.Code
+}
+
+// Run looks at the targets and at what is between them, and notes in each at which
+// of its addresses the others reach it. What it found is in the report; the error
+// is of the findings that block, or of a host that was lost meanwhile.
+func (p Preflight) Run(ctx context.Context) (finding.Report, error) {
+	in := preflight.Input{
+		Cluster: p.Cluster, Server: serverOf(p.Server), Arch: p.Bundle.Arch(), Program: p.Bundle.Probe, Ignore: p.Ignore,
+	}
+	for _, t := range p.Targets {
+		h := preflight.Host{Wish: t.Wish, Host: t.Host, Facts: t.Facts, Member: t.Member, Reached: t.Reached}
+		if t.Claim != nil {
+			h.Address = t.Claim.Address
+		}
+		in.Hosts = append(in.Hosts, h)
+	}
+	out, err := preflight.Run(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range out.Addresses {
+		p.Targets[i].Proven = a
+	}
+	return out.Report, preflight.Faults(out.Report)
+}
+
+// serverOf returns address and port in an API server's URL, invalid if it has a name instead.
+func serverOf(server string) netip.AddrPort {
+	u, err := url.Parse(server)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	at, _ := netip.ParseAddrPort(u.Host)
+	return at
+}

@@ -1,0 +1,436 @@
+package preflight
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
+	"github.com/kubewright/kubewright/bootstrap/probe"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+)
+
+const (
+	// reachTime is how long a port is waited for: one SYN may be lost.
+	reachTime = 1200 * time.Millisecond
+	// carryTime is likewise for what goes through the tunnel.
+	carryTime = 1000 * time.Millisecond
+	// vni is that of the tunnel: the pod network's own is 1.
+	vni = 7_777_777
+	// overhead is what VXLAN takes of every packet, in bytes.
+	overhead = 50
+	// leastMTU is what IPv6 asks of every link.
+	leastMTU = 1280
+)
+
+// mesh is what is tried between the hosts. Hosts are spoken of by their number
+// in hosts.
+type mesh struct {
+	cluster    *spec.Cluster
+	server     netip.AddrPort
+	hosts      []Host
+	looks      []looked
+	candidates [][]netip.Addr
+	chosen     []netip.Addr
+	proven     []netip.Addr // those of chosen that all others reached
+
+	token     string
+	listening []probe.Listening
+	reached   []map[netip.Addr]probe.Reached // by caller: how each address was reached
+	carried   []map[int]probe.Carried        // by caller: how each host was
+	dug       []error                        // why a host has no tunnel
+	findings  finding.Report
+}
+
+func newMesh(in Input, looks []looked) *mesh {
+	n := len(in.Hosts)
+	return &mesh{
+		cluster: in.Cluster, server: in.Server, hosts: in.Hosts, looks: looks,
+		candidates: candidates(in.Hosts), chosen: make([]netip.Addr, n), proven: make([]netip.Addr, n), token: rand.Text(),
+		listening: make([]probe.Listening, n), reached: make([]map[netip.Addr]probe.Reached, n),
+		carried: make([]map[int]probe.Carried, n), dug: make([]error, n),
+	}
+}
+
+// run tries, in this order: all listen; all call all; all make a tunnel; all call all through it.
+func (m *mesh) run(ctx context.Context) (finding.Report, error) {
+	if m.probed() == 0 || m.probed() == 1 && len(m.hosts) == 1 && !m.server.IsValid() {
+		return nil, nil
+	}
+	if err := m.each(ctx, m.listen); err != nil {
+		return nil, err
+	}
+	if err := m.each(ctx, m.reach); err != nil {
+		return nil, err
+	}
+	m.choose()
+	m.judgeTCP()
+	m.judgeUDP()
+	m.judgeMTU()
+	if m.cluster.Network.Backend == spec.VXLAN && m.probed() > 1 {
+		if err := m.each(ctx, m.dig); err != nil {
+			return nil, err
+		}
+		if err := m.each(ctx, m.carry); err != nil {
+			return nil, err
+		}
+		m.judgeTunnels()
+	}
+	return m.findings, nil
+}
+
+func (m *mesh) probed() int {
+	n := 0
+	for _, l := range m.looks {
+		if l.seen != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// each has every probed host do something, all at once, and returns when all have.
+func (m *mesh) each(ctx context.Context, do func(i int, s *session) error) error {
+	faults := make([]error, len(m.hosts))
+	var all sync.WaitGroup
+	for i, l := range m.looks {
+		if l.seen != nil {
+			all.Go(func() { faults[i] = fault.At(m.hosts[i].Wish.Name, step, do(i, l.session)) })
+		}
+	}
+	all.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(faults...)
+}
+
+// needed are the TCP ports of one node that another calls.
+func (m *mesh) needed(from, to Host) []int {
+	all := []int{kubeletAPI} // from the API server, and from pods that read metrics
+	if to.controlPlane() {
+		all = append(all, m.cluster.APIServer.Port)
+		if from.controlPlane() {
+			all = append(all, etcdClients, etcdPeers)
+		}
+	}
+	return all
+}
+
+func (m *mesh) udp() int {
+	if m.cluster.Network.Backend == spec.VXLAN {
+		return vxlanPort
+	}
+	return 0
+}
+
+func (m *mesh) listen(i int, s *session) error {
+	order := probe.Listen{Token: m.token, Host: i, UDP: m.udp()}
+	for _, from := range m.hosts {
+		for _, port := range m.needed(from, m.hosts[i]) {
+			if !slices.Contains(order.TCP, port) {
+				order.TCP = append(order.TCP, port)
+			}
+		}
+	}
+	r, err := s.ask(probe.Order{Listen: &order})
+	if err == nil && r.Listening != nil {
+		m.listening[i] = *r.Listening
+	}
+	return err
+}
+
+// taken tells whether somebody else listens on a port of a host.
+func (m *mesh) taken(i int, protocol string, port int) bool {
+	return slices.Contains(m.listening[i].Taken, probe.Port{Protocol: protocol, Number: port})
+}
+
+func (m *mesh) reach(i int, s *session) error {
+	order := probe.Reach{Token: m.token, Timeout: reachTime}
+	for j, h := range m.hosts {
+		if i == j {
+			continue
+		}
+		peer := probe.Peer{Host: j, TCP: m.needed(m.hosts[i], h), UDP: m.udp()}
+		for _, port := range peer.TCP {
+			if m.looks[j].seen == nil || m.taken(j, "tcp", port) {
+				peer.Others = append(peer.Others, port)
+			}
+		}
+		if m.looks[j].seen == nil || m.taken(j, "udp", peer.UDP) {
+			peer.UDP = 0
+		}
+		if m.looks[j].seen == nil && !h.Member { // nobody listens there
+			continue
+		}
+		for _, addr := range m.candidates[j] {
+			peer.Addr = addr
+			order.To = append(order.To, peer)
+		}
+	}
+	if m.server.IsValid() {
+		port := int(m.server.Port())
+		order.To = append(order.To, probe.Peer{Host: -1, Addr: m.server.Addr(), TCP: []int{port}, Others: []int{port}})
+	}
+	r, err := s.ask(probe.Order{Reach: &order})
+	m.reached[i] = make(map[netip.Addr]probe.Reached, len(r.Reached))
+	for _, one := range r.Reached {
+		m.reached[i][one.Addr] = one
+	}
+	return err
+}
+
+// callers are the hosts that called host j.
+func (m *mesh) callers(j int) []int {
+	var all []int
+	for i, l := range m.looks {
+		if i != j && l.seen != nil && m.reached[i] != nil {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+func (m *mesh) name(i int) string { return m.hosts[i].Wish.Name }
+
+func (m *mesh) names(numbers []int) string {
+	words := make([]string, len(numbers))
+	for i, n := range numbers {
+		words[i] = m.name(n)
+	}
+	return strings.Join(words, ", ")
+}
+
+func (m *mesh) found(c finding.Code, s finding.Severity, host, object, remedy, format string, args ...any) {
+	m.findings = append(m.findings, finding.Finding{Code: c, Severity: s, Host: host, Object: object, Remedy: remedy, Message: fmt.Sprintf(format, args...)})
+}
+
+// judgeTCP tells of each host which of its ports do not answer, and whom.
+func (m *mesh) judgeTCP() {
+	for j, h := range m.hosts {
+		from := map[probe.Blocked][]int{}
+		for _, i := range m.callers(j) {
+			for _, b := range m.reached[i][m.chosen[j]].Blocked {
+				from[b] = append(from[b], i)
+			}
+		}
+		for _, b := range slices.SortedFunc(maps.Keys(from), func(a, b probe.Blocked) int { return cmp.Or(a.Port-b.Port, cmp.Compare(a.Why, b.Why)) }) {
+			m.found(finding.TCPBlocked, finding.Error, h.Wish.Name, m.names(from[b]),
+				fmt.Sprintf("on %s: ufw allow %d/tcp, or nft insert rule inet filter input tcp dport %d accept", h.Wish.Name, b.Port, b.Port),
+				"TCP port %d of %s cannot be reached from %s: %s", b.Port, at(h, m.chosen[j]), m.names(from[b]), b.Why)
+		}
+	}
+	if !m.server.IsValid() {
+		return
+	}
+	for i := range m.hosts {
+		for _, b := range m.reached[i][m.server.Addr()].Blocked {
+			m.found(finding.TCPBlocked, finding.Error, m.name(i), m.server.String(),
+				fmt.Sprintf("on the API server's host: ufw allow from %s to any port %d proto tcp", m.chosen[i], b.Port),
+				"it does not reach the cluster's API server at %s: %s", m.server, b.Why)
+		}
+	}
+}
+
+// judgeUDP tells of each host whose datagrams did not reach it, or were not answered.
+func (m *mesh) judgeUDP() {
+	if m.udp() == 0 {
+		return
+	}
+	for j, h := range m.hosts {
+		var from []int
+		for _, i := range m.callers(j) {
+			if m.looks[j].seen != nil && !m.taken(j, "udp", vxlanPort) && !m.reached[i][m.chosen[j]].UDP {
+				from = append(from, i)
+			}
+		}
+		if len(from) > 0 {
+			m.found(finding.UDPBlocked, finding.Error, h.Wish.Name, m.names(from),
+				fmt.Sprintf("on %s: ufw allow 8472/udp, or nft insert rule inet filter input udp dport %d accept", h.Wish.Name, vxlanPort),
+				"UDP port %d of %s does not get what %s sends", vxlanPort, at(h, m.chosen[j]), m.names(from))
+		}
+	}
+}
+
+func at(h Host, a netip.Addr) string {
+	if a.IsValid() && a.String() != h.Wish.Name {
+		return h.Wish.Name + " (" + a.String() + ")"
+	}
+	return h.Wish.Name
+}
+
+// judgeMTU compares what arrives with what the interfaces allow, and says what pods get.
+func (m *mesh) judgeMTU() {
+	cost := 0
+	if m.cluster.Network.Backend == spec.VXLAN {
+		cost = overhead
+	}
+	got := map[int][]int{} // hosts by their pods' MTU
+	for i, h := range m.hosts {
+		iface := h.interfaceOf(m.chosen[i])
+		if iface.Name == "" || m.looks[i].seen == nil {
+			continue
+		}
+		got[iface.MTU-cost] = append(got[iface.MTU-cost], i)
+		if iface.MTU < leastMTU {
+			m.found(finding.MTUTooSmall, finding.Warning, h.Wish.Name, iface.Name, "ip link set dev "+iface.Name+" mtu 1500",
+				"the MTU of %s is %d, pods get %d: many programs need %d", iface.Name, iface.MTU, iface.MTU-cost, leastMTU)
+		}
+		least, to := iface.MTU, []int(nil)
+		for j := range m.hosts {
+			r := m.reached[i][m.chosen[j]]
+			if i == j || !r.UDP || r.MTU >= r.Whole {
+				continue
+			}
+			least, to = min(least, r.MTU), append(to, j)
+		}
+		if len(to) > 0 {
+			m.found(finding.PathMTU, finding.Error, h.Wish.Name, m.names(to),
+				fmt.Sprintf("on %s: ip link set dev %s mtu %d, and the same in its network configuration", h.Wish.Name, iface.Name, least),
+				"packets of more than %d bytes do not arrive at %s, though %s has an MTU of %d", least, m.names(to), iface.Name, iface.MTU)
+		}
+	}
+	for _, mtu := range slices.Sorted(maps.Keys(got)) {
+		whose := "pods of all hosts"
+		if len(got) > 1 {
+			whose = "pods of " + m.names(got[mtu])
+		}
+		reason := "that of the interface"
+		if cost > 0 {
+			reason = fmt.Sprintf("%d of the interface less %d of VXLAN", mtu+cost, cost)
+		}
+		m.found(finding.MTUChosen, finding.Note, "", "", "", "%s get an MTU of %d: %s", whose, mtu, reason)
+	}
+}
+
+// tunnels tells whether a host takes part in the tunnel: not if something else is
+// wrong there that was told already.
+func (m *mesh) tunnels(i int) bool {
+	if m.looks[i].seen == nil || !m.chosen[i].IsValid() {
+		return false
+	}
+	lacks := slices.ContainsFunc(m.looks[i].seen.Missing, func(f probe.Missing) bool { return f.Feature == "vxlan" })
+	foreign := slices.ContainsFunc(m.looks[i].seen.Uses, func(u probe.Use) bool { return u.Protocol == "udp" && u.Number == vxlanPort && u.PID > 0 })
+	return !lacks && !foreign
+}
+
+func (m *mesh) dig(i int, s *session) error {
+	if !m.tunnels(i) {
+		return nil
+	}
+	order := probe.Tunnel{Token: m.token, Host: i, Addr: m.chosen[i], VNI: vni, Port: vxlanPort}
+	for j := range m.hosts {
+		if i != j && m.tunnels(j) {
+			order.Peers = append(order.Peers, probe.Outer{Host: j, Addr: m.chosen[j]})
+		}
+	}
+	_, err := s.ask(probe.Order{Tunnel: &order})
+	var refused *refusal
+	if errors.As(err, &refused) {
+		m.dug[i] = err
+		return nil
+	}
+	return err
+}
+
+// carry calls the hosts that plain UDP connects with this one, both ways.
+func (m *mesh) carry(i int, s *session) error {
+	order := probe.Carry{Timeout: carryTime}
+	for j := range m.hosts {
+		if m.tries(i, j) {
+			order.To = append(order.To, j)
+		}
+	}
+	if len(order.To) == 0 {
+		return nil
+	}
+	r, err := s.ask(probe.Order{Carry: &order})
+	m.carried[i] = make(map[int]probe.Carried, len(r.Carried))
+	for _, one := range r.Carried {
+		m.carried[i][one.Host] = one
+	}
+	return err
+}
+
+func (m *mesh) tries(i, j int) bool {
+	return i != j && m.tunnels(i) && m.tunnels(j) && m.dug[i] == nil && m.dug[j] == nil && m.connected(i, j) && m.connected(j, i)
+}
+
+// connected tells whether UDP goes from i to j, as far as that was tried.
+func (m *mesh) connected(i, j int) bool {
+	return m.taken(j, "udp", vxlanPort) || m.reached[i][m.chosen[j]].UDP
+}
+
+// judgeTunnels names the hosts without which no pair would be broken: of those
+// that are in most broken pairs, each is told with its pairs.
+func (m *mesh) judgeTunnels() {
+	for i, err := range m.dug {
+		if err != nil {
+			m.found(finding.VXLANBlocked, finding.Error, m.name(i), "", "modprobe vxlan", "it cannot be tried whether VXLAN reaches it: %v", err)
+		}
+	}
+	frames, tcp := m.broken(func(c probe.Carried) bool { return !c.Frames }), m.broken(func(c probe.Carried) bool { return c.Frames && !c.TCP })
+	for _, b := range cover(frames) {
+		m.found(finding.VXLANBlocked, finding.Error, m.name(b.host), m.names(b.with), "use `network: {backend: host-gw}`, if all hosts are in one layer-2 network",
+			"VXLAN frames (UDP port %d) do not pass between %s and %s, plain UDP does", vxlanPort, at(m.hosts[b.host], m.chosen[b.host]), m.names(b.with))
+	}
+	for _, b := range cover(tcp) {
+		h := m.hosts[b.host]
+		m.found(finding.VXLANTCPBroken, finding.Error, h.Wish.Name, m.names(b.with),
+			fmt.Sprintf("on %s: ethtool -K %s tx-checksum-ip-generic off", h.Wish.Name, h.interfaceOf(m.chosen[b.host]).Name),
+			"TCP inside VXLAN fails between %s and %s, though frames arrive", at(h, m.chosen[b.host]), m.names(b.with))
+	}
+}
+
+// pair is two hosts, the one with the smaller number first.
+type pair [2]int
+
+func (m *mesh) broken(is func(probe.Carried) bool) []pair {
+	var all []pair
+	for i := range m.hosts {
+		for j := range m.hosts {
+			if c, tried := m.carried[i][j]; tried && is(c) && !slices.Contains(all, pair{min(i, j), max(i, j)}) {
+				all = append(all, pair{min(i, j), max(i, j)})
+			}
+		}
+	}
+	return all
+}
+
+// breakage is a host with those that it is in a broken pair with.
+type breakage struct {
+	host int
+	with []int
+}
+
+// cover takes the host of most pairs, then of those that remain, until none is left.
+func cover(pairs []pair) []breakage {
+	var all []breakage
+	for len(pairs) > 0 {
+		count := map[int]int{}
+		for _, p := range pairs {
+			count[p[0]]++
+			count[p[1]]++
+		}
+		worst := slices.MaxFunc(slices.Sorted(maps.Keys(count)), func(a, b int) int { return count[a] - count[b] })
+		b := breakage{host: worst}
+		pairs = slices.DeleteFunc(pairs, func(p pair) bool {
+			if p[0] != worst && p[1] != worst {
+				return false
+			}
+			b.with = append(b.with, p[0]+p[1]-worst)
+			return true
+		})
+		all = append(all, b)
+	}
+	return all
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubewright/kubewright/bootstrap"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+)
+
+func (a *app) applyCommand(do doer) *cobra.Command {
+	c := a.convergeCommand(do)
+	c.Use = "apply plan.json | -f cluster.yaml"
+	c.Short = "Carry out a saved plan, or make a cluster what its file says"
+	c.Long = "apply plan.json does exactly what the plan says, and refuses, naming what moved, if hosts, bundle or cluster are not\n" +
+		"as they were when it was made.\n\n" + c.Long
+	c.Example = "  kubewright apply plan.json\n  kubewright apply -f cluster.yaml\n  kubewright apply -f cluster.yaml --remove w3"
+	c.Args = cobra.MaximumNArgs(1)
+	converge := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return converge(c, args)
+		}
+		if a.specPath != "" {
+			return usage(c, fmt.Errorf("name a plan or a cluster file, not both"))
+		}
+		saved, err := loadPlan(args[0])
+		if err != nil {
+			return err
+		}
+		if c.Flags().Changed("remove") {
+			return usage(c, fmt.Errorf("--remove: the plan says it all"))
+		}
+		return a.carryOut(c.Context(), saved.Request, saved)
+	}
+	return c
+}
+
+// convergeCommand is apply with a cluster file, and `plan apply`.
+func (a *app) convergeCommand(do doer) *cobra.Command {
+	var remove []string
+	c := &cobra.Command{
+		Use:   "apply -f cluster.yaml",
+		Short: "Make a cluster what its file says",
+		Long: "apply -f makes the cluster of the file, joins hosts that are new in it, applies changed settings, and takes out hosts\n" +
+			"that the file does not name any more: each has to be confirmed, on the terminal or with --remove HOST.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if a.specPath == "" {
+				return usage(c, fmt.Errorf("name a cluster file with -f"))
+			}
+			wish, err := a.loadSpec()
+			if err != nil {
+				return err
+			}
+			return do(c.Context(), bootstrap.Request{Verb: verbApply, Spec: wish, Hosts: controlPlaneFirst(wish.Hosts), Remove: remove})
+		},
+	}
+	a.addRunFlags(c.Flags())
+	c.Flags().StringArrayVar(&remove, "remove", nil, "host that may leave the cluster because the file does not name it (repeatable)")
+	return c
+}
+
+// confirm asks for what cannot be taken back: hosts that leave the cluster.
+func (a *app) confirm(w *work) error {
+	var open []string
+	for _, t := range w.leaving {
+		if !slices.Contains(w.Remove, t.Wish.Name) {
+			open = append(open, t.Wish.Name)
+		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	what := fmt.Sprintf("%s of the cluster, but not in the file: pods are moved away, and the hosts put back as they were before",
+		strings.Join(open, ", "))
+	if isTerminal(a.stdout) && isTerminalIn(a.stdin) {
+		fmt.Fprintf(a.stdout, "%s\nType yes to take them out of the cluster: ", what)
+		answer, err := bufio.NewReader(a.stdin).ReadString('\n')
+		if err == nil && strings.TrimSpace(answer) == "yes" {
+			return nil
+		}
+	}
+	return fault.New(fault.Usage, "confirm with --remove "+strings.Join(open, " --remove ")+", or name the hosts in the file", "%s", what)
+}
+
+// driftStatus is the exit status of diff where there is some.
+const driftStatus = 2
+
+func (a *app) diffCommand() *cobra.Command {
+	var brief bool
+	c := &cobra.Command{
+		Use:   "diff -f cluster.yaml",
+		Short: "Show how a cluster differs from its file",
+		Long: "diff shows what apply -f would change, and changes nothing. Exit status 0: nothing; 2: something. A mistake in flags\n" +
+			"or arguments ends with 1 here.",
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			err := a.diff(c.Context(), c, brief)
+			if fault.Exit(err) == driftStatus {
+				a.renderError(err)
+				return &exitStatus{1}
+			}
+			return err
+		},
+	}
+	a.addRunFlags(c.Flags())
+	c.Flags().BoolVar(&brief, "brief", false, "leave out the contents of files and objects")
+	return c
+}
+
+func (a *app) diff(ctx context.Context, c *cobra.Command, brief bool) error {
+	if a.specPath == "" {
+		return usage(c, fmt.Errorf("name a cluster file with -f"))
+	}
+	wish, err := a.loadSpec()
+	if err != nil {
+		return err
+	}
+	saved, err := a.plan(ctx, bootstrap.Request{Verb: verbApply, Spec: wish, Hosts: controlPlaneFirst(wish.Hosts)})
+	if err != nil {
+		return err
+	}
+	// The workstation's kubeconfig is the user's, not the cluster's.
+	saved.Steps = slices.DeleteFunc(saved.Steps, func(f plan.Foreseen) bool {
+		return slices.ContainsFunc(f.Diff, func(c plan.Change) bool { return c.Kind == plan.ObjectLocal })
+	})
+	if a.output == "json" {
+		err = saved.Encode(a.stdout)
+	} else {
+		err = renderPlan(a.stdout, saved, brief)
+	}
+	if err == nil && saved.Changes() > 0 {
+		return &exitStatus{driftStatus}
+	}
+	return err
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kubewright/kubewright/bootstrap"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+)
+
+func (a *app) preflightCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "preflight HOST... | -f cluster.yaml",
+		Short: "Find what would keep hosts from becoming a cluster, and change nothing",
+		Long: "preflight looks at hosts and at what is between them, as init and join do before their first change: the first\n" +
+			"HOST as a control-plane node, the others as workers. A program is sent to each, and is gone afterwards.\n" +
+			"It ends with 0 if nothing would stop init.",
+		Example: "  kubewright preflight cp1 w1 w2\n  kubewright preflight -f cluster.yaml -o json",
+		RunE: func(c *cobra.Command, args []string) error {
+			var wish *spec.Cluster
+			var err error
+			switch {
+			case a.specPath != "" && len(args) > 0:
+				return usage(c, fmt.Errorf("name hosts on the command line or in the file, not both"))
+			case a.specPath != "":
+				wish, err = a.loadSpec()
+			case len(args) == 0:
+				return usage(c, fmt.Errorf("name hosts, or a cluster file with -f"))
+			default:
+				wish = &spec.Cluster{}
+				for _, name := range args {
+					wish.Hosts = append(wish.Hosts, spec.Host{Name: name})
+				}
+				wish.Default()
+				err = wish.Validate()
+			}
+			if err != nil {
+				return err
+			}
+			return a.runPreflight(c.Context(), wish)
+		},
+	}
+	a.addRunFlags(c.Flags())
+	return c
+}
+
+func (a *app) runPreflight(ctx context.Context, wish *spec.Cluster) error {
+	b, err := a.usableBundle(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.Close() //nolint:errcheck // only read from
+	ctx, _, done := interruptible(ctx, func(string) {})
+	defer done()
+	targets, closeAll, err := a.connect(ctx, wish.Hosts)
+	if err != nil {
+		return err
+	}
+	defer closeAll()
+	report, err := bootstrap.Preflight{Targets: targets, Cluster: wish, Bundle: b, Ignore: a.ignore}.Run(ctx)
+	if report == nil && err != nil {
+		return err
+	}
+	if a.output == "json" {
+		if jsonErr := writeJSON(a.stdout, append(finding.Report{}, report...)); jsonErr != nil {
+			return jsonErr
+		}
+	} else if showErr := renderFindings(a.stdout, report); showErr != nil {
+		return showErr
+	}
+	if blocking := len(report.Blocking()); blocking > 0 { // the table says it all
+		return &exitStatus{fault.Exit(fault.New(fault.HostUnsuitable, "", "%d findings", blocking))}
+	}
+	return err
+}
+
+// preflight looks at the hosts that something is installed on, before the first
+// change. What it finds is told, but for what blocks: that is the error.
+func (a *app) preflight(ctx context.Context, w *work, notice func(string)) error {
+	if w.bundle == nil {
+		return nil
+	}
+	p := bootstrap.Preflight{Targets: w.targets, Cluster: w.Spec, Bundle: w.bundle, Ignore: a.ignore}
+	if w.Verb == verbJoin {
+		p.Cluster, p.Server = w.live.Spec, w.live.Access.Server
+	}
+	report, err := p.Run(ctx)
+	for _, f := range report {
+		if f.Severity != finding.Error || f.Ignored {
+			notice(string(f.Severity) + ": " + f.String())
+		}
+	}
+	return err
+}
+
+// ignored are the codes of findings to go on in spite of, as a flag.
+type ignored []finding.Code
+
+func (i *ignored) Set(text string) error {
+	if _, known := finding.Explain(finding.Code(text)); !known {
+		return fmt.Errorf("there is no such code (docs/findings.md has all)")
+	}
+	*i = append(*i, finding.Code(text))
+	return nil
+}
+
+func (i *ignored) String() string { return "" } // there is no default to be shown
+
+func (i *ignored) Type() string { return "CODE" }
+
+// renderFindings prints findings by host, the gravest first, each with its way out.
+func renderFindings(w io.Writer, r finding.Report) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	hosts, order := map[string]finding.Report{}, []string(nil)
+	for _, f := range r {
+		if hosts[f.Host] == nil {
+			order = append(order, f.Host)
+		}
+		hosts[f.Host] = append(hosts[f.Host], f)
+	}
+	for _, host := range order {
+		fmt.Fprintln(t, cmp.Or(host, "all hosts"))
+		for _, f := range hosts[host] {
+			severity := string(f.Severity)
+			if f.Ignored {
+				severity = "ignored"
+			}
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", severity, f.Code, f.Message)
+			if f.Remedy != "" {
+				fmt.Fprintf(t, "  \t\tremedy: %s\n", f.Remedy)
+			}
+		}
+	}
+	if blocking := len(r.Blocking()); blocking > 0 {
+		fmt.Fprintf(t, "%d of %d findings would stop init\n", blocking, len(r))
+	} else {
+		fmt.Fprintln(t, "nothing would stop init")
+	}
+	return t.Flush()
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/user"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/kubewright/kubewright/bootstrap"
+	"github.com/kubewright/kubewright/bootstrap/bundle"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/foresee"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/journal"
+	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/version"
+)
+
+// The verbs of requests.
+const (
+	verbInit  = "init"
+	verbJoin  = "join"
+	verbReset = "reset"
+	verbUndo  = "undo"
+	verbApply = "apply"
+)
+
+// work is a request with everything that was found out for it: hosts, bundle and
+// cluster. Its lanes can be made any number of times, to look and to run.
+type work struct {
+	bootstrap.Request
+	targets []bootstrap.Target // those that become or stay nodes, or are put back
+	leaving []bootstrap.Target // those that apply takes out of the cluster
+	bundle  *bundle.Bundle     // nil: nothing is installed
+	live    *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
+	reset   bootstrap.Reset    // of reset and undo
+	close   func()
+}
+
+// all are the hosts that the work may change.
+func (w *work) all() []bootstrap.Target { return slices.Concat(w.targets, w.leaving) }
+
+// prepare reaches the hosts of a request and looks at all that its plan depends
+// on. It changes nothing. The caller closes the work.
+func (a *app) prepare(ctx context.Context, r bootstrap.Request) (w *work, err error) {
+	w = &work{Request: r}
+	var closers []func()
+	w.close = func() {
+		for _, c := range slices.Backward(closers) {
+			c()
+		}
+	}
+	defer func() {
+		if err != nil {
+			w.close()
+			w = nil
+		}
+	}()
+	installs := r.Verb == verbInit || r.Verb == verbJoin || r.Verb == verbApply
+	var access cluster.Access
+	if r.Verb == verbJoin {
+		if _, access, err = kubeconfig.Access(a.kubeconfig, ""); err != nil {
+			return w, err
+		}
+	}
+	if installs {
+		if w.bundle, err = a.usableBundle(ctx); err != nil {
+			return w, err
+		}
+		closers = append(closers, func() { w.bundle.Close() }) //nolint:errcheck // only read from
+	}
+	connect := func(hosts []spec.Host) ([]bootstrap.Target, error) {
+		targets, closeAll, err := a.connect(ctx, hosts)
+		if err == nil {
+			closers = append(closers, closeAll)
+		}
+		return targets, err
+	}
+	if w.targets, err = connect(r.Hosts); err != nil {
+		return w, err
+	}
+	switch r.Verb {
+	case verbInit, verbApply:
+		err = w.findLive(ctx, connect)
+	case verbJoin:
+		err = w.findCluster(ctx, access)
+	default:
+		err = a.findJournals(ctx, w)
+	}
+	return w, err
+}
+
+// findLive looks at the cluster that the wish is about, if it is there already,
+// and at the hosts that are to leave it.
+func (w *work) findLive(ctx context.Context, connect func([]spec.Host) ([]bootstrap.Target, error)) (err error) {
+	first := w.targets[0]
+	switch {
+	case first.Claim != nil:
+		w.ID = first.Claim.ClusterID
+	case w.ID == "":
+		w.ID = strings.ToLower(rand.Text())
+	}
+	if w.live, err = bootstrap.Find(ctx, first); err != nil || w.live == nil {
+		return err
+	}
+	if w.live.Record.Name == w.Spec.Name { // else the claim says it all
+		if err := w.live.Changeable(w.Spec); err != nil {
+			return err
+		}
+	}
+	if err := sameVersion(w.live.Record, w.bundle); err != nil {
+		return err
+	}
+	if w.Verb != verbApply {
+		return nil
+	}
+	gone := w.live.Gone(w.Spec)
+	if len(gone) == 0 {
+		return nil
+	}
+	hosts := make([]spec.Host, len(gone))
+	for i, m := range gone {
+		hosts[i] = spec.Host{Name: m.Host}
+	}
+	if w.leaving, err = connect(hosts); err != nil {
+		return fmt.Errorf("hosts that are nodes of the cluster and not in the file: %w", err)
+	}
+	return bootstrap.ReadJournals(ctx, w.leaving)
+}
+
+// sameVersion refuses a bundle of another version than the cluster's.
+func sameVersion(record cluster.Record, b *bundle.Bundle) error {
+	if strings.HasPrefix(record.Bundle, b.Version()+"-") {
+		return nil
+	}
+	return fault.New(fault.BundleRefused, "use the bundle that the cluster was made with (--bundle)",
+		"the cluster runs bundle %s, this one is %s", record.Bundle, b.Name())
+}
+
+// findCluster looks at the cluster that hosts are to join.
+func (w *work) findCluster(ctx context.Context, access cluster.Access) error {
+	client := cluster.New(plan.Of("the admin's access", access), w.targets[0].Host.Dial)
+	record, err := cluster.ReadRecord(ctx, client)
+	if err != nil {
+		return err
+	}
+	if err := sameVersion(record, w.bundle); err != nil {
+		return err
+	}
+	for _, t := range w.targets {
+		if t.Claim != nil && t.Claim.Role != string(spec.WorkerRole) {
+			return t.Claim.Taken(t.Wish.Name)
+		}
+	}
+	if w.live, err = bootstrap.Look(ctx, access, w.targets[0].Host); err != nil {
+		return err
+	}
+	if w.live == nil {
+		return fault.New(fault.ClusterMissing, "run the same command again", "the cluster at %s went away while it was looked at", access.Server)
+	}
+	known := w.live.Spec
+	known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool {
+		return slices.ContainsFunc(w.Hosts, func(j spec.Host) bool { return j.Name == h.Name })
+	}), w.Hosts...)
+	known.Default()
+	return known.Validate()
+}
+
+// findJournals looks at what was changed on hosts, and at the cluster that they belong to.
+func (a *app) findJournals(ctx context.Context, w *work) error {
+	if err := bootstrap.ReadJournals(ctx, w.targets); err != nil {
+		return err
+	}
+	w.reset = bootstrap.Reset{Targets: w.targets, Force: w.Force}
+	if w.Verb == verbUndo {
+		u := w.Request.Undo
+		switch {
+		case u.All:
+		case u.Steps > 0:
+			w.reset.Undo = bootstrap.LastSteps(u.Steps)
+		case u.To != "":
+			w.reset.Undo = bootstrap.BackTo(u.To)
+		default:
+			w.reset.Undo = bootstrap.LastRun
+		}
+	}
+	claimed := slices.IndexFunc(w.targets, func(t bootstrap.Target) bool { return t.Claim != nil })
+	if claimed < 0 || !w.reset.Releases() {
+		return nil
+	}
+	return a.findResetCluster(ctx, &w.reset, w.targets[claimed], w.Force)
+}
+
+// lanes makes the lanes of the work on its hosts as see shows them.
+func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig string) ([]plan.Lane, []bootstrap.Proof, error) {
+	seen := func(targets []bootstrap.Target) []bootstrap.Target {
+		all := slices.Clone(targets)
+		for i := range all {
+			all[i].Host = see(all[i].Host)
+		}
+		return all
+	}
+	switch w.Verb {
+	case verbInit, verbApply:
+		return bootstrap.PlanInit(bootstrap.Init{
+			Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: seen(w.leaving),
+			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig,
+		})
+	case verbJoin:
+		lanes, err := bootstrap.PlanJoin(bootstrap.Join{
+			Cluster: w.live.Spec, ID: w.live.Record.ID, Access: w.live.Access, Targets: seen(w.targets), Bundle: w.bundle, Run: run,
+		})
+		return lanes, nil, err
+	default:
+		in := w.reset
+		in.Targets = seen(in.Targets)
+		lanes, proofs := bootstrap.PlanReset(in)
+		return lanes, proofs, nil
+	}
+}
+
+// preview is what the work would do now, with what that depends on.
+func (a *app) preview(ctx context.Context, w *work) (*bootstrap.Saved, error) {
+	lanes, _, err := w.lanes(journal.Run{}, func(h host.Host) host.Host { return foresee.New(h) }, a.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	saved := &bootstrap.Saved{Made: time.Now().UTC().Truncate(time.Second), By: signature(), Kubewright: version.Kubewright,
+		Request: w.Request, Seen: bootstrap.Guards{}}
+	if w.bundle != nil {
+		saved.Bundle = w.bundle.Digest()
+	}
+	if w.live != nil {
+		maps.Copy(saved.Seen, w.live.Guards())
+	}
+	for _, t := range w.all() {
+		g, err := bootstrap.HostGuards(t)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(saved.Seen, g)
+	}
+	saved.Steps, err = plan.Preview(ctx, lanes...)
+	return saved, err
+}
+
+// operator is who works, and on which machine: for journals, locks and plans.
+func operator() (name, from string) {
+	name, from = "unknown", "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		from = h
+	}
+	return name, from
+}
+
+// signature is the operator as name@machine.
+func signature() string {
+	name, from := operator()
+	return name + "@" + from
+}
+
+// connect reaches all hosts at once and looks at them. What it returns closes the connections.
+func (a *app) connect(ctx context.Context, hosts []spec.Host) ([]bootstrap.Target, func(), error) {
+	targets, err := bootstrap.Connect(ctx, hosts, func(ctx context.Context, h spec.Host) (bootstrap.Connection, error) {
+		conn, err := a.dial(ctx, h.Name)
+		if err != nil {
+			return bootstrap.Connection{}, err
+		}
+		return bootstrap.Connection{Host: conn, Reached: conn.ServerAddr()}, nil
+	})
+	closeAll := func() {
+		var all sync.WaitGroup
+		for _, t := range targets {
+			if c, ok := t.Host.(io.Closer); ok {
+				all.Go(func() { c.Close() }) //nolint:errcheck // nothing is left to be written
+			}
+		}
+		all.Wait()
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, err
+	}
+	return targets, closeAll, nil
+}
+
+// isAborted tells that the user ended the run at once.
+func isAborted(ctx context.Context, err error) bool {
+	return err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded)
+}
