@@ -9,15 +9,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/lab"
 )
 
-// seen is a finding as `preflight -o json` prints it.
-type seen struct{ Code, Severity, Host, Object, Message, Remedy string }
-
 // preflight runs it on all hosts, wants its status, and returns what is not a
 // note, but for what the lab's machine brings with it.
-func (e *env) preflight(t *testing.T, exit int, args ...string) []seen {
+func (e *env) preflight(t *testing.T, exit int, args ...string) []finding.Finding {
 	t.Helper()
 	for _, h := range e.lab.Hosts() {
 		args = append(args, h.Name)
@@ -28,7 +26,7 @@ func (e *env) preflight(t *testing.T, exit int, args ...string) []seen {
 	if r.exit != exit {
 		t.Fatalf("exit %d, want %d\n%s", r.exit, exit, r.output())
 	}
-	var all, kept []seen
+	var all, kept []finding.Finding
 	if err := json.Unmarshal([]byte(r.stdout), &all); err != nil {
 		t.Fatalf("%v\n%s", err, r.output())
 	}

@@ -402,3 +402,33 @@ func TestWaitWithinAStepEndsWithTheRun(t *testing.T) {
 		}
 	})
 }
+
+// TestDiagnose has the error of the step that failed, and of it alone, looked into.
+func TestDiagnose(t *testing.T) {
+	b := newBox()
+	broken := errors.New("broken")
+	why := errors.New("out of order")
+	var asked []string
+	var failed error
+	opts := Options{
+		Diagnose: func(_ context.Context, lane, step string, err error) error {
+			asked = append(asked, lane+" "+step)
+			return errors.Join(why, err)
+		},
+		Emit: func(e Event) {
+			if e.Kind == Failed {
+				failed = e.Err
+			}
+		},
+	}
+	never := Step[*box, *box]{Name: "a/wait", Wait: true, Do: turnOn{name: "never", takes: time.Hour}}
+	_, err := Run(t.Context(), opts, lane("one", b, never), lane("two", b, on("b/on", 0), Step[*box, *box]{Name: "c/break", Do: turnOn{name: "c", fails: broken}}))
+	if len(asked) != 1 || asked[0] != "two c/break" {
+		t.Errorf("asked about %q", asked)
+	}
+	for _, err := range []error{err, failed} {
+		if !errors.Is(err, why) || !errors.Is(err, broken) || fault.CodeOf(err) != fault.StepFailed {
+			t.Errorf("%v", err)
+		}
+	}
+}

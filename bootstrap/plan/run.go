@@ -59,6 +59,9 @@ type Options struct {
 	// Stop, when closed, ends the run cleanly: steps under way come to their end,
 	// no further one begins.
 	Stop <-chan struct{}
+	// Diagnose is given the error of a step that failed, once the other lanes have been
+	// told to halt, and returns it with what it found out about the cause. nil: nobody looks.
+	Diagnose func(ctx context.Context, lane, step string, err error) error
 	// Allow is asked before a step applies what its Check found; an error fails the
 	// step with nothing done. nil allows all.
 	Allow func(lane, step string, diff Diff) error
@@ -90,7 +93,7 @@ func Run(ctx context.Context, opts Options, lanes ...Lane) (Count, error) {
 	}
 	waits, cutWaits := context.WithCancel(ctx)
 	defer cutWaits()
-	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), setBy: setters(lanes), emitTo: opts.Emit, allow: opts.Allow}
+	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), setBy: setters(lanes), emitTo: opts.Emit, allow: opts.Allow, diagnose: opts.Diagnose}
 	go func() {
 		select {
 		case <-opts.Stop:
@@ -123,6 +126,7 @@ type run struct {
 	haltOnce sync.Once
 	setBy    map[Cell]Ref
 	emitTo   func(Event)
+	diagnose func(ctx context.Context, lane, step string, err error) error
 	allow    func(lane, step string, diff Diff) error
 
 	mu    sync.Mutex
@@ -172,9 +176,15 @@ func (r *run) lane(l Lane) {
 		began := time.Now()
 		e := r.step(l, s)
 		e.Lane, e.Step, e.Took = l.Name, s.name, time.Since(began)
-		r.emit(e)
-		if e.Kind == Failed || e.Kind == Canceled {
+		ended := e.Kind == Failed || e.Kind == Canceled
+		if ended {
 			r.haltOnce.Do(func() { close(r.halt) })
+		}
+		if e.Kind == Failed && r.diagnose != nil {
+			e.Err = r.diagnose(r.ctx, l.Name, s.name, e.Err)
+		}
+		r.emit(e)
+		if ended {
 			return
 		}
 	}

@@ -120,7 +120,7 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 	if err != nil {
 		return finish(err)
 	}
-	opts := plan.Options{Emit: show.Event, Stop: held.orLost(stop)}
+	opts := plan.Options{Emit: show.Event, Stop: held.orLost(stop), Diagnose: a.diagnosis(w.all()).Step}
 	if saved != nil {
 		now, err := a.preview(ctx, w)
 		if err != nil {

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
 
@@ -91,6 +93,8 @@ type Error struct {
 	Message string `json:"message"`
 	Remedy  string `json:"remedy,omitempty"`
 	Exit    int    `json:"exit"`
+	// Finding is the probable cause, if one was found.
+	Finding *finding.Finding `json:"finding,omitempty"`
 }
 
 // Totals are the counts of a run.
@@ -155,5 +159,10 @@ func jsonError(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Code: string(fault.CodeOf(err)), Message: err.Error(), Remedy: fault.RemedyOf(err), Exit: fault.Exit(err)}
+	e := &Error{Code: string(fault.CodeOf(err)), Message: err.Error(), Remedy: fault.RemedyOf(err), Exit: fault.Exit(err)}
+	var why *finding.Diagnosed
+	if errors.As(err, &why) {
+		e.Message, e.Finding = firstLine(e.Message), &why.Finding
+	}
+	return e
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
 
@@ -65,11 +66,22 @@ func RenderError(w io.Writer, err error, color bool) {
 	if color {
 		label, plainText = red+bold+"error: "+reset, reset
 	}
+	said := map[string]bool{}
 	for _, e := range fault.Each(err) {
-		fmt.Fprintf(w, "%s%s%s\n", label, e, plainText)
-		var f *fault.Fault
-		if errors.As(e, &f) && f.Remedy != "" {
-			fmt.Fprintf(w, "  remedy: %s\n", f.Remedy)
+		text := e.Error()
+		if said[text] {
+			continue
+		}
+		said[text] = true
+		var why *finding.Diagnosed
+		if errors.As(e, &why) { // its log is the finding's, without secrets
+			fmt.Fprintf(w, "%s%s%s\n", label, firstLine(text), plainText)
+			renderFinding(w, why.Finding)
+		} else {
+			fmt.Fprintf(w, "%s%s%s\n", label, text, plainText)
+			if remedy := fault.RemedyOf(e); remedy != "" {
+				fmt.Fprintf(w, "  remedy: %s\n", remedy)
+			}
 		}
 		fmt.Fprintf(w, "  code: %s (exit %d)\n", fault.CodeOf(e), fault.Exit(e))
 	}
