@@ -9,15 +9,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/lab"
 )
 
-// seen is a finding as `preflight -o json` prints it.
-type seen struct{ Code, Severity, Host, Object, Message, Remedy string }
-
 // preflight runs it on all hosts, wants its status, and returns what is not a
 // note, but for what the lab's machine brings with it.
-func (e *env) preflight(t *testing.T, exit int, args ...string) []seen {
+func (e *env) preflight(t *testing.T, exit int, args ...string) []finding.Finding {
 	t.Helper()
 	for _, h := range e.lab.Hosts() {
 		args = append(args, h.Name)
@@ -28,7 +26,7 @@ func (e *env) preflight(t *testing.T, exit int, args ...string) []seen {
 	if r.exit != exit {
 		t.Fatalf("exit %d, want %d\n%s", r.exit, exit, r.output())
 	}
-	var all, kept []seen
+	var all, kept []finding.Finding
 	if err := json.Unmarshal([]byte(r.stdout), &all); err != nil {
 		t.Fatalf("%v\n%s", err, r.output())
 	}
@@ -87,6 +85,21 @@ func TestPreflight(t *testing.T) {
 		if len(found) != 1 || found[0].Code != "vxlan-blocked" || found[0].Host != h ||
 			!strings.Contains(found[0].Message, e.host(1)) || !strings.Contains(found[0].Message, e.host(2)) {
 			t.Errorf("found: %+v", found)
+		}
+		asBefore(t)
+	})
+	t.Run("an interface with a smaller MTU", func(t *testing.T) {
+		h := e.host(2)
+		e.on(t, h, "ip", "link", "set", "dev", "eth0", "mtu", "1400")
+		found := e.preflight(t, 10)
+		e.on(t, h, "ip", "link", "set", "dev", "eth0", "mtu", "1500")
+		if len(found) != 2 {
+			t.Fatalf("found: %+v", found)
+		}
+		for i, other := range []string{e.host(1), e.host(3)} {
+			if f := found[i]; f.Code != "path-mtu" || f.Host != other || f.Object != h || !strings.Contains(f.Remedy, "dev eth0 mtu 140") {
+				t.Errorf("found: %+v", f)
+			}
 		}
 		asBefore(t)
 	})

@@ -26,9 +26,9 @@ import (
 // pollInterval is how often a wait looks again.
 const pollInterval = 100 * time.Millisecond
 
-// await looks until see says nothing is missing, or the run has no future. What is
-// missing is reported.
-func await(ctx context.Context, see func(context.Context) (missing string, err error)) error {
+// await looks until see says that nothing is missing, or the run has no future. It
+// reports what it waits for, and what it sees instead each time that changes.
+func await(ctx context.Context, what string, see func(context.Context) (missing string, err error)) error {
 	ctx, cancel := plan.WaitContext(ctx)
 	defer cancel()
 	tick := time.NewTicker(pollInterval)
@@ -46,12 +46,12 @@ func await(ctx context.Context, see func(context.Context) (missing string, err e
 			return nil
 		}
 		if missing != said {
-			plan.Report(ctx, missing)
+			plan.Report(ctx, "waits for "+what+": "+missing)
 			said = missing
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s", context.Cause(ctx), missing)
+			return context.Cause(ctx) // the runner adds what was reported last
 		case <-tick.C:
 		}
 	}
@@ -77,8 +77,12 @@ func (a APIReady) see(ctx context.Context, r Reader) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if body, err := kube.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx); err != nil {
-		return "the API server is not ready: " + firstFailing(string(body), err), nil
+	failing, err := Readyz(ctx, kube)
+	switch {
+	case len(failing) > 0:
+		return "it says that it is not ready: " + strings.Join(failing, ", "), nil
+	case err != nil:
+		return err.Error(), nil
 	}
 	for _, ns := range []string{metav1.NamespaceSystem, metav1.NamespaceDefault} {
 		if _, err := kube.CoreV1().Namespaces().Get(ctx, ns, metav1.GetOptions{}); err != nil {
@@ -86,21 +90,6 @@ func (a APIReady) see(ctx context.Context, r Reader) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// firstFailing picks the checks that fail out of a verbose /readyz answer.
-func firstFailing(body string, err error) string {
-	var failing []string
-	for line := range strings.Lines(body) {
-		if name, ok := strings.CutPrefix(line, "[-]"); ok {
-			name, _, _ = strings.Cut(name, " ")
-			failing = append(failing, name)
-		}
-	}
-	if len(failing) > 0 {
-		return strings.Join(failing, ", ")
-	}
-	return err.Error()
 }
 
 func (a APIReady) Check(ctx context.Context, r Reader) (plan.Diff, error) {
@@ -116,7 +105,7 @@ func awaited(object string) plan.Diff {
 }
 
 func (a APIReady) Apply(ctx context.Context, w Writer) error {
-	return await(ctx, func(ctx context.Context) (string, error) { return a.see(ctx, w) })
+	return await(ctx, "the API server to serve", func(ctx context.Context) (string, error) { return a.see(ctx, w) })
 }
 
 // Objects applies objects on the server's side, in the order given, several at a time.
@@ -298,10 +287,10 @@ func (a NodeMeta) Apply(ctx context.Context, w Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := await(ctx, func(ctx context.Context) (string, error) {
+	if err := await(ctx, "node "+a.Node+" to register", func(ctx context.Context) (string, error) {
 		_, err := kube.CoreV1().Nodes().Get(ctx, a.Node, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
-			return "node " + a.Node + " is not registered yet", nil
+			return "the API has no such node yet", nil
 		}
 		return "", err
 	}); err != nil {
@@ -411,7 +400,7 @@ func (a NodesReady) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 func (a NodesReady) Foresee() plan.Diff { return awaited("nodes") }
 
 func (a NodesReady) Apply(ctx context.Context, w Writer) error {
-	return await(ctx, func(ctx context.Context) (string, error) { return a.see(ctx, w) })
+	return await(ctx, "nodes to be ready", func(ctx context.Context) (string, error) { return a.see(ctx, w) })
 }
 
 // Available waits until a Deployment is available as it is wished now.
@@ -435,7 +424,7 @@ func (a Available) see(ctx context.Context, r Reader) (string, error) {
 			return "", nil
 		}
 	}
-	return fmt.Sprintf("%s has %d of %d replicas available%s", a.Deployment, d.Status.AvailableReplicas, *d.Spec.Replicas,
+	return fmt.Sprintf("%d of %d replicas are%s", d.Status.AvailableReplicas, *d.Spec.Replicas,
 		podTrouble(ctx, kube, d)), nil
 }
 
@@ -472,5 +461,5 @@ func (a Available) Foresee() plan.Diff { return awaited(a.object()) }
 func (a Available) object() string { return "Deployment " + a.Namespace + "/" + a.Deployment }
 
 func (a Available) Apply(ctx context.Context, w Writer) error {
-	return await(ctx, func(ctx context.Context) (string, error) { return a.see(ctx, w) })
+	return await(ctx, a.Deployment+" to be available", func(ctx context.Context) (string, error) { return a.see(ctx, w) })
 }

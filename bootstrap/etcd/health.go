@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -25,6 +26,7 @@ type Member struct {
 	Healthy bool     `json:"healthy"`
 	Version string   `json:"version,omitempty"`
 	DBSize  int64    `json:"dbSize,omitempty"` // bytes
+	Quota   int64    `json:"quota,omitempty"`  // of DBSize
 	Trouble string   `json:"trouble,omitempty"`
 }
 
@@ -57,6 +59,7 @@ func Connect(ctx context.Context, r host.Reader, pki string) (*clientv3.Client, 
 		Context:     ctx,
 		Endpoints:   []string{"https://127.0.0.1:" + ClientPort},
 		DialTimeout: healthTimeout,
+		Logger:      zap.NewNop(), // what it would print is in its errors, too
 		TLS:         &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}},
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			return r.Dial(ctx, "tcp", "127.0.0.1:"+ClientPort)
@@ -83,7 +86,7 @@ func Members(ctx context.Context, client *clientv3.Client) ([]Member, error) {
 			Learner: m.IsLearner, Leader: m.ID == status.Leader,
 		}
 		if m.ID == status.Header.MemberId {
-			members[i].Version, members[i].DBSize = status.Version, status.DbSize
+			members[i].Version, members[i].DBSize, members[i].Quota = status.Version, status.DbSize, status.DbSizeQuota
 			members[i].Healthy = len(status.Errors) == 0 && status.Leader != 0
 			for _, e := range status.Errors {
 				members[i].Trouble = e

@@ -17,7 +17,7 @@ var meanings = map[Code]string{
 	HostKeyUnknown:  "a host is met for the first time: its key is in no known_hosts file",
 	HostKeyChanged:  "a host shows another key than known_hosts has for it",
 	AuthRefused:     "a host accepts none of the keys that were offered",
-	SudoRefused:     "sudo on a host is missing, or asks for a password",
+	SudoRefused:     "sudo on a host is missing, asks for a password, or does not take the one that was given",
 	HostUnsuitable:  "preflight found what a node cannot run with, or a host has no address that the others reach",
 	HostTaken:       "a host belongs to another cluster, or to another installer's",
 	DiskFull:        "no space is left on a host",
@@ -31,6 +31,14 @@ var meanings = map[Code]string{
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 
+// Codes are all codes, by their exit status.
+func Codes() []Code {
+	return slices.SortedFunc(maps.Keys(exits), func(x, y Code) int { return exits[x] - exits[y] })
+}
+
+// Meaning says what a code means, in a line for people; "" of an unknown one.
+func Meaning(c Code) string { return meanings[c] }
+
 // Table is the list of codes as a Markdown page, which docs/exit-codes.md holds.
 func Table() string {
 	var b strings.Builder
@@ -39,8 +47,7 @@ func Table() string {
 		"Every way to fail has a code, which `error:` output and `-o jsonl` name, and an exit status. Neither is ever reused.\n" +
 		"0 is success, also when there was nothing to do. If several hosts fail, the status is that of the first message.\n\n" +
 		"| status | code | meaning |\n|---|---|---|\n")
-	codes := slices.SortedFunc(maps.Keys(exits), func(x, y Code) int { return exits[x] - exits[y] })
-	for _, c := range codes {
+	for _, c := range Codes() {
 		fmt.Fprintf(&b, "| %d | `%s` | %s |\n", exits[c], c, meanings[c])
 	}
 	b.WriteString("\n`kubewright lab ssh`, `lab exec` and `kubectl` end with the status of what they ran.\n")

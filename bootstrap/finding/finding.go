@@ -45,6 +45,33 @@ func (f Finding) String() string {
 	return s + " [" + string(f.Code) + "]"
 }
 
+// Advised is the finding with the likeliest cause and the first remedy that its
+// code's explanation has, where it has none of its own. The words in capitals there
+// become what the finding is about.
+func (f Finding) Advised() Finding {
+	e, _ := Explain(f.Code)
+	if f.Cause == "" && len(e.Causes) > 0 {
+		f.Cause = e.Causes[0]
+	}
+	if f.Remedy == "" && len(e.Remedy) > 0 {
+		f.Remedy = f.about(e.Remedy[0])
+	}
+	return f
+}
+
+func (f Finding) about(remedy string) string {
+	var words []string
+	if f.Host != "" {
+		words = append(words, "on the host:", "on "+f.Host+":", "on the control-plane host:", "on "+f.Host+":", "HOST", f.Host)
+	}
+	if namespace, pod, ok := strings.Cut(f.Object, "/"); ok {
+		words = append(words, "NAMESPACE", namespace, "POD", pod)
+	} else if f.Object != "" {
+		words = append(words, "UNIT", f.Object, "NODE", f.Object)
+	}
+	return strings.NewReplacer(words...).Replace(remedy)
+}
+
 // Report is all that was seen.
 type Report []Finding
 
@@ -72,11 +99,11 @@ func (r Report) Sort() {
 
 // Explanation is what is always true of a code.
 type Explanation struct {
-	Code    Code
-	Title   string   // a few words
-	Meaning string   // what it is, and what happens if nothing is done
-	Causes  []string // the likely ones, the likeliest first
-	Remedy  []string // commands, or sentences where none can do it
+	Code    Code     `json:"code"`
+	Title   string   `json:"title"`   // a few words
+	Meaning string   `json:"meaning"` // what it is, and what happens if nothing is done
+	Causes  []string `json:"causes"`  // the likely ones, the likeliest first
+	Remedy  []string `json:"remedy"`  // commands, or sentences where none can do it
 }
 
 // Explanations are those of all codes, by code.

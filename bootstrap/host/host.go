@@ -120,6 +120,7 @@ type Unit struct {
 	Fragment string    // the file it was loaded from
 	Stale    bool      // its file changed since systemd read it (NeedDaemonReload)
 	MainPID  int       // 0: none
+	Restarts int       // by systemd, because it ended, since somebody started it
 	Started  time.Time // when it became active last; zero: never
 }
 

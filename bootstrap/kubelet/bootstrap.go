@@ -137,20 +137,29 @@ func (b Bootstrap) Apply(ctx context.Context, h host.Host) error {
 	return h.Remove(ctx, BootstrapKubeconfig)
 }
 
+// await reports what it waits for, and how its kubelet does meanwhile.
 func (b Bootstrap) await(ctx context.Context, r host.Reader) error {
 	ctx, cancel := plan.WaitContext(ctx)
 	defer cancel()
 	tick := time.NewTicker(bootstrapPoll)
 	defer tick.Stop()
-	plan.Report(ctx, "waiting for the cluster to sign the node's certificate")
+	said := ""
 	for {
 		why, err := b.certificate(ctx, r)
 		if err != nil || why == "" {
 			return err
 		}
+		units, err := r.Units(ctx, Unit)
+		if err != nil {
+			return err
+		}
+		if now := fmt.Sprintf("waits for the cluster to sign the node's certificate: %s, %s is %s (%s)", why, Unit, units[0].Active, units[0].Sub); now != said {
+			plan.Report(ctx, now)
+			said = now
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s", context.Cause(ctx), why)
+			return context.Cause(ctx) // the runner adds what was reported last
 		case <-tick.C:
 		}
 	}

@@ -85,7 +85,11 @@ type log struct {
 }
 
 func (l *log) emit(e Event) {
-	l.lines = append(l.lines, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Lane, e.Step, e.Kind)))
+	line := fmt.Sprintf("%s %s %s", e.Lane, e.Step, e.Kind)
+	if e.For != (Ref{}) {
+		line += fmt.Sprintf(" for %s %s", e.For.Lane, e.For.Step)
+	}
+	l.lines = append(l.lines, strings.TrimSpace(line))
 }
 
 func (l *log) has(line string) bool {
@@ -135,8 +139,8 @@ func TestLanesMeetAtCells(t *testing.T) {
 		if took := time.Since(began); took != 2*time.Second {
 			t.Errorf("took %s: the lanes did not overlap", took)
 		}
-		if !l.has("second late waiting") {
-			t.Errorf("no event says that the lane waits:\n%s", strings.Join(l.lines, "\n"))
+		if !l.has("second late waiting for first slow") {
+			t.Errorf("no event says that the lane waits, and for whom:\n%s", strings.Join(l.lines, "\n"))
 		}
 	})
 }
@@ -397,4 +401,34 @@ func TestWaitWithinAStepEndsWithTheRun(t *testing.T) {
 			t.Errorf("stopped: %+v, %v", n, err)
 		}
 	})
+}
+
+// TestDiagnose has the error of the step that failed, and of it alone, looked into.
+func TestDiagnose(t *testing.T) {
+	b := newBox()
+	broken := errors.New("broken")
+	why := errors.New("out of order")
+	var asked []string
+	var failed error
+	opts := Options{
+		Diagnose: func(_ context.Context, lane, step string, err error) error {
+			asked = append(asked, lane+" "+step)
+			return errors.Join(why, err)
+		},
+		Emit: func(e Event) {
+			if e.Kind == Failed {
+				failed = e.Err
+			}
+		},
+	}
+	never := Step[*box, *box]{Name: "a/wait", Wait: true, Do: turnOn{name: "never", takes: time.Hour}}
+	_, err := Run(t.Context(), opts, lane("one", b, never), lane("two", b, on("b/on", 0), Step[*box, *box]{Name: "c/break", Do: turnOn{name: "c", fails: broken}}))
+	if len(asked) != 1 || asked[0] != "two c/break" {
+		t.Errorf("asked about %q", asked)
+	}
+	for _, err := range []error{err, failed} {
+		if !errors.Is(err, why) || !errors.Is(err, broken) || fault.CodeOf(err) != fault.StepFailed {
+			t.Errorf("%v", err)
+		}
+	}
 }

@@ -16,7 +16,7 @@ import (
 type Kind string
 
 const (
-	Waiting  Kind = "waiting"  // for a cell of another lane; Text names it
+	Waiting  Kind = "waiting"  // for a cell of another lane; Text names it, For who sets it
 	Applying Kind = "applying" // Check found Diff, Apply begins
 	Progress Kind = "progress" // of the step that is being applied
 	Skipped  Kind = "skipped"  // nothing to change
@@ -34,10 +34,17 @@ type Event struct {
 	Kind  Kind
 	Diff  Diff
 	Text  string        // progress for people
+	For   Ref           // of Waiting: the step that ends the wait
 	Bytes int64         // done so far, with Total
 	Total int64         // 0: unknown
 	Took  time.Duration // of a step that ended, waiting for cells not included
 	Err   error
+}
+
+// Ref names a step of a lane.
+type Ref struct {
+	Lane string `json:"lane"`
+	Step string `json:"step"`
 }
 
 // Count is how many steps ended in each way.
@@ -52,6 +59,9 @@ type Options struct {
 	// Stop, when closed, ends the run cleanly: steps under way come to their end,
 	// no further one begins.
 	Stop <-chan struct{}
+	// Diagnose is given the error of a step that failed, once the other lanes have been
+	// told to halt, and returns it with what it found out about the cause. nil: nobody looks.
+	Diagnose func(ctx context.Context, lane, step string, err error) error
 	// Allow is asked before a step applies what its Check found; an error fails the
 	// step with nothing done. nil allows all.
 	Allow func(lane, step string, diff Diff) error
@@ -83,7 +93,7 @@ func Run(ctx context.Context, opts Options, lanes ...Lane) (Count, error) {
 	}
 	waits, cutWaits := context.WithCancel(ctx)
 	defer cutWaits()
-	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit, allow: opts.Allow}
+	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), setBy: setters(lanes), emitTo: opts.Emit, allow: opts.Allow, diagnose: opts.Diagnose}
 	go func() {
 		select {
 		case <-opts.Stop:
@@ -114,12 +124,27 @@ type run struct {
 	waits    context.Context // for waits: ends as soon as the run has no future
 	halt     chan struct{}   // closed: no further step begins
 	haltOnce sync.Once
+	setBy    map[Cell]Ref
 	emitTo   func(Event)
+	diagnose func(ctx context.Context, lane, step string, err error) error
 	allow    func(lane, step string, diff Diff) error
 
 	mu    sync.Mutex
 	count Count
 	errs  []error
+}
+
+// setters says which step sets each cell.
+func setters(lanes []Lane) map[Cell]Ref {
+	by := map[Cell]Ref{}
+	for _, l := range lanes {
+		for _, s := range l.steps {
+			for _, c := range s.sets {
+				by[c] = Ref{l.Name, s.name}
+			}
+		}
+	}
+	return by
 }
 
 func (r *run) emit(e Event) {
@@ -151,9 +176,15 @@ func (r *run) lane(l Lane) {
 		began := time.Now()
 		e := r.step(l, s)
 		e.Lane, e.Step, e.Took = l.Name, s.name, time.Since(began)
-		r.emit(e)
-		if e.Kind == Failed || e.Kind == Canceled {
+		ended := e.Kind == Failed || e.Kind == Canceled
+		if ended {
 			r.haltOnce.Do(func() { close(r.halt) })
+		}
+		if e.Kind == Failed && r.diagnose != nil {
+			e.Err = r.diagnose(r.ctx, l.Name, s.name, e.Err)
+		}
+		r.emit(e)
+		if ended {
 			return
 		}
 	}
@@ -166,7 +197,7 @@ func (r *run) await(l Lane, s step) bool {
 		if c.isSet() {
 			continue
 		}
-		r.emit(Event{Lane: l.Name, Step: s.name, Kind: Waiting, Text: c.Name()})
+		r.emit(Event{Lane: l.Name, Step: s.name, Kind: Waiting, Text: c.Name(), For: r.setBy[c]})
 		select {
 		case <-c.ready():
 		case <-r.halt:

@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/unit"
@@ -254,6 +255,10 @@ func (a Run) Apply(ctx context.Context, h host.Host) error {
 		}
 	}
 	jobs, starting := errgroup.WithContext(ctx)
+	watched, done := context.WithCancel(ctx)
+	defer done()
+	var watching sync.WaitGroup
+	watching.Go(func() { a.watch(watched, h) })
 	for i, s := range a.Services {
 		switch {
 		case states[i].restart:
@@ -262,37 +267,71 @@ func (a Run) Apply(ctx context.Context, h host.Host) error {
 			jobs.Go(func() error { return sd.Start(starting, s.Name) })
 		}
 	}
-	if err := jobs.Wait(); err != nil {
+	err = jobs.Wait()
+	done()
+	watching.Wait()
+	if err != nil {
 		return err
 	}
 	return a.settle(ctx, h)
 }
 
-// settlePoll is how often units are looked at that are starting again.
-const settlePoll = 100 * time.Millisecond
+const (
+	// settlePoll is how often units are looked at that are starting again.
+	settlePoll = 100 * time.Millisecond
+	// watchPoll is how often units are looked at while systemd starts them.
+	watchPoll = time.Second
+)
 
-// settle waits until all services are active: one that depends on another may
-// have ended while that one was restarted, and is being started again.
-func (a Run) settle(ctx context.Context, r host.Reader) error {
+// watch reports what is not active yet, while systemd's jobs are under way.
+func (a Run) watch(ctx context.Context, r host.Reader) {
+	tick := time.NewTicker(watchPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if missing, err := a.missing(ctx, r); err == nil && missing != "" && ctx.Err() == nil {
+			plan.Report(ctx, missing)
+		}
+	}
+}
+
+// missing says which units are not active yet, "" if all are.
+func (a Run) missing(ctx context.Context, r host.Reader) (string, error) {
 	names := make([]string, len(a.Services))
 	for i, s := range a.Services {
 		names[i] = s.Name
 	}
+	units, err := r.Units(ctx, names...)
+	var missing []string
+	for _, u := range units {
+		if u.Active != "active" {
+			missing = append(missing, fmt.Sprintf("%s: it is %s (%s)", u.Name, u.Active, u.Sub))
+		}
+	}
+	if len(missing) == 0 {
+		return "", err
+	}
+	return "waits for units to run: " + strings.Join(missing, "; "), err
+}
+
+// settle waits until all services are active: one that depends on another may
+// have ended while that one was restarted, and is being started again.
+func (a Run) settle(ctx context.Context, r host.Reader) error {
 	tick := time.NewTicker(settlePoll)
 	defer tick.Stop()
 	for {
-		units, err := r.Units(ctx, names...)
-		if err != nil {
+		missing, err := a.missing(ctx, r)
+		if err != nil || missing == "" {
 			return err
 		}
-		i := slices.IndexFunc(units, func(u host.Unit) bool { return u.Active != "active" })
-		if i < 0 {
-			return nil
-		}
-		plan.Report(ctx, fmt.Sprintf("%s is %s (%s)", units[i].Name, units[i].Active, units[i].Sub))
+		plan.Report(ctx, missing)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is %s (%s): %w", units[i].Name, units[i].Active, units[i].Sub, context.Cause(ctx))
+			return context.Cause(ctx) // the runner adds what was reported last
 		case <-tick.C:
 		}
 	}

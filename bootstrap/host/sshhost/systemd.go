@@ -11,6 +11,7 @@ import (
 	sdbus "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/redact"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -81,7 +82,7 @@ func (h *Host) dialBus() (*dbus.Conn, error) {
 			failures = append(failures, fmt.Errorf("%s: %w", busSocket, err))
 		}
 	}
-	p, err := start(h.client, h.asRoot(busBridge)...)
+	p, err := h.start(busBridge)
 	if err == nil {
 		var c *dbus.Conn
 		if c, err = greet(p); err == nil {
@@ -161,7 +162,7 @@ func (h *Host) Units(ctx context.Context, names ...string) ([]host.Unit, error) 
 func unit(name string, properties map[string]any) (host.Unit, error) {
 	u := host.Unit{Name: name}
 	var entered uint64 // microseconds since 1970
-	var pid uint32
+	var pid, restarts uint32
 	err := errors.Join(
 		property(properties, "LoadState", &u.Load),
 		property(properties, "ActiveState", &u.Active),
@@ -172,12 +173,12 @@ func unit(name string, properties map[string]any) (host.Unit, error) {
 		property(properties, "ActiveEnterTimestamp", &entered),
 	)
 	if _, ok := properties["MainPID"]; ok { // services alone have one
-		err = errors.Join(err, property(properties, "MainPID", &pid))
+		err = errors.Join(err, property(properties, "MainPID", &pid), property(properties, "NRestarts", &restarts))
 	}
 	if err != nil {
 		return u, fmt.Errorf("state of %s: %w", name, err)
 	}
-	u.MainPID = int(pid)
+	u.MainPID, u.Restarts = int(pid), int(restarts)
 	if entered > 0 {
 		u.Started = time.UnixMicro(int64(entered))
 	}
@@ -271,7 +272,7 @@ func (s systemd) log(ctx context.Context, unit string) string {
 	if err != nil {
 		return ""
 	}
-	return strings.TrimSpace(string(out))
+	return redact.Text(strings.TrimSpace(string(out)))
 }
 
 func (s systemd) Enable(ctx context.Context, units ...string) error {

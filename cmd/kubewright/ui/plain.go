@@ -2,6 +2,7 @@ package ui
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
 
@@ -76,6 +78,7 @@ type Line struct {
 	Lane    string        `json:"lane,omitempty"`
 	Step    string        `json:"step,omitempty"`
 	Text    string        `json:"text,omitempty"`
+	For     *plan.Ref     `json:"for,omitempty"` // the step that ends a wait
 	Changes []plan.Change `json:"changes,omitempty"`
 	Bytes   int64         `json:"bytes,omitempty"`
 	Total   int64         `json:"total,omitempty"`
@@ -90,6 +93,8 @@ type Error struct {
 	Message string `json:"message"`
 	Remedy  string `json:"remedy,omitempty"`
 	Exit    int    `json:"exit"`
+	// Finding is the probable cause, if one was found.
+	Finding *finding.Finding `json:"finding,omitempty"`
 }
 
 // Totals are the counts of a run.
@@ -122,10 +127,14 @@ func (j *JSONLines) write(l Line) {
 func (j *JSONLines) Begin([]string) {}
 
 func (j *JSONLines) Event(e plan.Event) {
-	j.write(Line{
+	l := Line{
 		Time: e.Time, Kind: string(e.Kind), Lane: e.Lane, Step: e.Step, Text: e.Text, Changes: brief(e.Diff),
 		Bytes: e.Bytes, Total: e.Total, TookMS: e.Took.Milliseconds(), Error: jsonError(e.Err),
-	})
+	}
+	if e.Kind == plan.Waiting {
+		l.For = &e.For
+	}
+	j.write(l)
 }
 
 // brief leaves out the states: events tell what changes, plans tell into what.
@@ -150,5 +159,10 @@ func jsonError(err error) *Error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Code: string(fault.CodeOf(err)), Message: err.Error(), Remedy: fault.RemedyOf(err), Exit: fault.Exit(err)}
+	e := &Error{Code: string(fault.CodeOf(err)), Message: err.Error(), Remedy: fault.RemedyOf(err), Exit: fault.Exit(err)}
+	var why *finding.Diagnosed
+	if errors.As(err, &why) {
+		e.Message, e.Finding = firstLine(e.Message), &why.Finding
+	}
+	return e
 }

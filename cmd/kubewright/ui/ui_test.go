@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
 
@@ -217,5 +218,55 @@ func TestLive(t *testing.T) {
 `
 	if diff := cmp.Diff(want, tty.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// reported is a finding with all that one can have.
+func reported() finding.Finding {
+	return finding.Finding{Code: "etcd-damaged", Severity: finding.Error, Host: "cp1", Object: "etcd.service", Message: "etcd.service does not run",
+		Cause: "power was lost", Remedy: "restore a backup", Log: []string{"panic: failed to open database", "etcd.service: Failed"}}
+}
+
+func TestRenderReport(t *testing.T) {
+	var out bytes.Buffer
+	if err := RenderReport(&out, finding.Report{reported(), {Code: "node-cordoned", Severity: finding.Note, Message: "node w1 takes no new pods", Ignored: true}}); err != nil {
+		t.Fatal(err)
+	}
+	want := `cp1
+  error  etcd-damaged  etcd.service does not run
+                       probable cause: power was lost
+                       last lines of cp1 etcd.service:
+                         | panic: failed to open database
+                         | etcd.service: Failed
+                       remedy: restore a backup
+the cluster
+  ignored  node-cordoned  node w1 takes no new pods
+1 error, 0 warnings, 1 note
+` + "`kubewright explain CODE` says more\n"
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestRenderErrorWithItsCause has the finding's log in the place of the error's own.
+func TestRenderErrorWithItsCause(t *testing.T) {
+	err := error(&finding.Diagnosed{Err: fault.At("cp1", "controlplane/start", errors.New("start etcd.service: failed\nraw log")), Finding: reported()})
+	var out bytes.Buffer
+	RenderError(&out, errors.Join(err), false)
+	want := `error: cp1: controlplane/start: start etcd.service: failed
+  probable cause: power was lost
+  last lines of cp1 etcd.service:
+    | panic: failed to open database
+    | etcd.service: Failed
+  remedy: restore a backup
+  more: kubewright explain etcd-damaged
+  code: step-failed (exit 13)
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	got := jsonError(err)
+	if got.Code != "step-failed" || got.Finding == nil || got.Finding.Code != "etcd-damaged" || strings.Contains(got.Message, "raw log") {
+		t.Errorf("%+v", got)
 	}
 }

@@ -1,0 +1,376 @@
+package doctor
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/containerd"
+	"github.com/kubewright/kubewright/bootstrap/controlplane"
+	"github.com/kubewright/kubewright/bootstrap/diagnose"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/finding"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/kubelet"
+	"github.com/kubewright/kubewright/bootstrap/redact"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/pki"
+)
+
+type hostCheck struct {
+	what string
+	look func(context.Context, *examination, patient) (finding.Report, error)
+}
+
+func hostChecks() []hostCheck {
+	return []hostCheck{
+		{"units", checkUnits},
+		{"etcd", checkEtcd},
+		{"certificates", checkCertificates},
+		{"disk space", checkDisks},
+		{"swap", checkSwap},
+		{"the bundle in use", checkBundle},
+		{"the pod network's configuration", checkCNI},
+		{"the way to the API", checkAPI},
+		{"DNS", checkDNS},
+	}
+}
+
+func checkUnits(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	return diagnose.Units(ctx, p, p.clock.now(), Units(spec.Role(p.claim.Role))...)
+}
+
+// fillingQuota is the part of its quota, in percent, from which etcd's database is told.
+const fillingQuota = 80
+
+func checkEtcd(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	if !p.controlPlane() {
+		return nil, nil
+	}
+	client, err := etcd.Connect(ctx, p, path.Join(certs.Dir, "etcd"))
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close() //nolint:errcheck // only read through
+	members, err := etcd.Members(ctx, client)
+	switch {
+	case errors.Is(err, rpctypes.ErrNoLeader):
+		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no leader"}}, nil
+	case err != nil:
+		return finding.Report{{Code: finding.EtcdUnreachable, Severity: finding.Error,
+			Message: "etcd does not answer: " + redact.Text(err.Error())}}, nil
+	}
+	var report finding.Report
+	led := false
+	for _, m := range members {
+		led = led || m.Leader
+		if m.Quota > 0 && m.DBSize*100 > m.Quota*fillingQuota {
+			report = append(report, finding.Finding{Code: finding.EtcdFilling, Severity: finding.Warning, Object: m.Name,
+				Message: fmt.Sprintf("etcd's database has %d MB of %d MB", m.DBSize>>20, m.Quota>>20)})
+		}
+	}
+	if !led {
+		report = append(report, finding.Finding{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no leader"})
+	}
+	alarms, err := client.AlarmList(ctx)
+	if err != nil {
+		return report, fmt.Errorf("etcd's alarms: %w", err)
+	}
+	for _, a := range alarms.Alarms {
+		f := finding.Finding{Severity: finding.Error, Object: fmt.Sprintf("%x", a.MemberID), Message: "etcd raises alarm " + a.Alarm.String()}
+		switch a.Alarm {
+		case etcdserverpb.AlarmType_NOSPACE:
+			f.Code = finding.EtcdNoSpace
+		case etcdserverpb.AlarmType_CORRUPT:
+			f.Code = finding.EtcdDamaged
+		default:
+			continue
+		}
+		report = append(report, f)
+	}
+	return report, nil
+}
+
+// expiringWithin is the remaining life from which a certificate is told.
+const expiringWithin = 30 * 24 * time.Hour
+
+// checkCertificates looks at the end of every certificate, in files and in kubeconfigs.
+func checkCertificates(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	paths := []string{kubelet.ClientCert}
+	for _, name := range pki.FileNames() {
+		if path.Ext(name) == ".crt" {
+			paths = append(paths, path.Join(certs.Dir, name))
+		}
+	}
+	paths = append(paths, controlplane.ControllerManagerKubeconfig, controlplane.SchedulerKubeconfig,
+		controlplane.AdminKubeconfig, controlplane.SuperAdminKubeconfig)
+	reports := make([]finding.Report, len(paths))
+	reads, ctx := errgroup.WithContext(ctx)
+	for i, name := range paths {
+		reads.Go(func() error {
+			content, err := p.ReadFile(ctx, name)
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // a worker has few of them; which are missing is for init to say
+			}
+			if err != nil {
+				return err
+			}
+			reports[i], err = certificatesIn(name, content, p.clock.now())
+			return err
+		})
+	}
+	err := reads.Wait()
+	return slices.Concat(reports...), err
+}
+
+func certificatesIn(name string, content []byte, now time.Time) (finding.Report, error) {
+	if path.Ext(name) == ".conf" {
+		cfg, err := clientcmd.Load(content)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		content = nil
+		for _, user := range maps.All(cfg.AuthInfos) {
+			content = append(content, user.ClientCertificateData...)
+		}
+	}
+	var report finding.Report
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return report, fmt.Errorf("%s: %w", name, err)
+		}
+		f := finding.Finding{Object: name}
+		switch left := cert.NotAfter.Sub(now); {
+		case left <= 0:
+			f.Code, f.Severity = finding.CertificateExpired, finding.Error
+			f.Message = fmt.Sprintf("%s ended on %s", name, cert.NotAfter.Format(time.DateOnly))
+		case left < expiringWithin:
+			f.Code, f.Severity = finding.CertificateExpiring, finding.Warning
+			f.Message = fmt.Sprintf("%s ends on %s, in %d days", name, cert.NotAfter.Format(time.DateOnly), int(left.Hours()/24))
+		default:
+			continue
+		}
+		report = append(report, f)
+	}
+	return report, nil
+}
+
+// From which use, in percent, a file system is told. The kubelet acts at 85 and 90.
+const (
+	diskWarning = 85
+	diskError   = 95
+)
+
+func checkDisks(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	dirs := []string{"/", "/var/lib/kubelet", "/var/lib/containerd", install.Root}
+	if p.controlPlane() {
+		dirs = append(dirs, etcd.DataDir)
+	}
+	found, err := p.Stat(ctx, dirs...)
+	if err != nil {
+		return nil, err
+	}
+	argv := []string{"df", "-P", "-k"}
+	for _, f := range found {
+		if f.Exists {
+			argv = append(argv, f.Path)
+		}
+	}
+	out, err := p.Query(ctx, argv...)
+	if err != nil {
+		return nil, err
+	}
+	return fullDisks(string(out))
+}
+
+// fullDisks reads POSIX df: device, blocks, used, available, use in percent, mount point.
+func fullDisks(df string) (finding.Report, error) {
+	var report finding.Report
+	told := map[string]bool{} // by device and blocks: folders may share one
+	_, lines, _ := strings.Cut(df, "\n")
+	for line := range strings.Lines(lines) {
+		f := strings.Fields(line)
+		if len(f) < 6 {
+			return report, fmt.Errorf("df: %q", strings.TrimSpace(line))
+		}
+		used, err := strconv.Atoi(strings.TrimSuffix(f[4], "%"))
+		if err != nil {
+			return report, fmt.Errorf("df: %w", err)
+		}
+		if used < diskWarning || told[f[0]+f[1]] {
+			continue
+		}
+		told[f[0]+f[1]] = true
+		severity := finding.Warning
+		if used >= diskError {
+			severity = finding.Error
+		}
+		report = append(report, finding.Finding{Code: finding.DiskFilling, Severity: severity, Object: f[5],
+			Message: fmt.Sprintf("the file system of %s is %d %% full", f[5], used)})
+	}
+	return report, nil
+}
+
+func checkSwap(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	content, err := p.ReadFile(ctx, "/proc/swaps")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil || strings.Count(strings.TrimSpace(string(content)), "\n") == 0 {
+		return nil, err
+	}
+	return finding.Report{{Code: finding.SwapOn, Severity: finding.Warning, Message: "swap is on: the kubelet will not start again"}}, nil
+}
+
+func checkBundle(ctx context.Context, e *examination, p patient) (finding.Report, error) {
+	if e.record.Bundle == "" {
+		return nil, nil
+	}
+	current, err := p.Stat(ctx, install.Current)
+	if err != nil {
+		return nil, err
+	}
+	if current[0].Target == e.record.Bundle {
+		return nil, nil
+	}
+	return finding.Report{{Code: finding.BundleMismatch, Severity: finding.Error, Object: install.Current,
+		Message: fmt.Sprintf("the host runs bundle %q, the cluster's record names %s", current[0].Target, e.record.Bundle)}}, nil
+}
+
+func checkCNI(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	names, err := p.ReadDir(ctx, containerd.CNIConfigDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, n := range names {
+		if slices.Contains([]string{".conflist", ".conf", ".json"}, path.Ext(n)) {
+			return nil, nil
+		}
+	}
+	return finding.Report{{Code: finding.CNINotReady, Severity: finding.Error, Object: containerd.CNIConfigDir,
+		Message: containerd.CNIConfigDir + " has no configuration of a pod network"}}, nil
+}
+
+// checkAPI connects to the API server from the host, as its kubelet does.
+func checkAPI(ctx context.Context, e *examination, p patient) (finding.Report, error) {
+	if e.Server == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(e.Server)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := p.Dial(ctx, "tcp", u.Host)
+	if err == nil {
+		return nil, conn.Close()
+	}
+	return finding.Report{{Code: finding.APIUnreachableFromNode, Severity: finding.Error, Object: u.Host,
+		Message: fmt.Sprintf("the host does not reach the API server at %s: %v", u.Host, err)}}, nil
+}
+
+// checkDNS asks the cluster's DNS from the host, through the service, as pods do.
+func checkDNS(ctx context.Context, e *examination, p patient) (finding.Report, error) {
+	if e.spec == nil || e.spec.Network.Backend == spec.NoNet {
+		return nil, nil
+	}
+	server := net.JoinHostPort(e.spec.Network.DNSIP().String(), "53")
+	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := p.Dial(ctx, "tcp", server) // SSH carries no UDP
+		if err == nil {
+			context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // nothing is lost
+		}
+		return conn, err
+	}}
+	name := "kubernetes.default.svc." + e.spec.Network.DNSDomain + "."
+	found, err := resolver.LookupHost(ctx, name)
+	if err == nil && len(found) == 0 {
+		err = errNoAnswer
+	}
+	if err == nil {
+		return nil, nil
+	}
+	return finding.Report{{Code: finding.DNSNotAvailable, Severity: finding.Error, Object: server,
+		Message: fmt.Sprintf("%s is not resolved by %s: %v", name, server, err)}}, nil
+}
+
+// clock is how a host's clock stands to ours.
+type clock struct {
+	ahead time.Duration // of ours
+	give  time.Duration // or take
+}
+
+func (c clock) now() time.Time { return time.Now().Add(c.ahead) }
+
+func readClock(ctx context.Context, r host.Reader) (clock, error) {
+	asked := time.Now()
+	out, err := r.Query(ctx, "date", "+%s.%N")
+	took := time.Since(asked)
+	if err != nil {
+		return clock{}, err
+	}
+	seconds, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+	if err != nil {
+		return clock{}, fmt.Errorf("date: %w", err)
+	}
+	theirs := time.UnixMicro(int64(seconds * 1e6))
+	return clock{ahead: theirs.Sub(asked.Add(took / 2)), give: took / 2}, nil
+}
+
+// From which difference between two clocks it is told. etcd complains at a second.
+const (
+	skewWarning = time.Second
+	skewError   = time.Minute
+)
+
+// skew compares all clocks with that of the first host.
+func (e *examination) skew() finding.Report {
+	var report finding.Report
+	var first string
+	for _, h := range e.Hosts {
+		c, ok := e.clocks[h.Name]
+		if !ok {
+			continue
+		}
+		if first == "" {
+			first = h.Name
+			continue
+		}
+		apart := c.ahead - e.clocks[first].ahead
+		sure := apart.Abs() - c.give - e.clocks[first].give
+		if sure < skewWarning {
+			continue
+		}
+		f := finding.Finding{Code: finding.ClockSkew, Severity: finding.Warning, Host: h.Name, Object: first,
+			Message: fmt.Sprintf("its clock is %s ahead of that of %s", apart.Round(time.Second/10), first)}
+		if apart < 0 {
+			f.Message = fmt.Sprintf("its clock is %s behind that of %s", apart.Abs().Round(time.Second/10), first)
+		}
+		if sure >= skewError {
+			f.Severity = finding.Error
+		}
+		report = append(report, f)
+	}
+	return report
+}

@@ -1,0 +1,29 @@
+package bootstrap
+
+import (
+	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+)
+
+// HostNames are the names by which the admin reached the hosts of the cluster's nodes.
+func HostNames(ctx context.Context, client cluster.Reader) ([]string, error) {
+	kube, err := client.Kubernetes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	nodes, err := kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	var names []string
+	for _, n := range nodes.Items {
+		if name := n.Annotations[hostAnnotation]; name != "" {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
