@@ -53,11 +53,12 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 	if t.Claim, err = claim.Read(ctx, conn.Host); err != nil || t.Claim == nil {
 		return t, err
 	}
-	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt")
+	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig)
 	if err != nil {
 		return t, err
 	}
-	if found[0].Exists && found[1].Exists {
+	// One that has its token still was left half-way in kubelet/bootstrap.
+	if found[0].Exists && found[1].Exists && !found[2].Exists {
 		ca, err := conn.ReadFile(ctx, found[1].Path)
 		if err != nil {
 			return t, err

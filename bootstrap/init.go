@@ -30,6 +30,8 @@ type Init struct {
 	// Leaving are hosts that are nodes of the cluster and not of the wish: their nodes
 	// are drained and removed, and they are put back as they were.
 	Leaving []Target
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
 // PlanInit lists the steps that make the first control-plane node, and that join
@@ -85,7 +87,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		leaving, proofs = leave.lanes(drained)
 		lanes = append(lanes, leaving...)
 	}
-	client := cluster.New(c.access, first.Host.Dial)
+	client := in.Connect.connect(c.access, first.Host.Dial)
 	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
 		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{

@@ -21,6 +21,8 @@ type Join struct {
 	Targets []Target       // the workers
 	Bundle  *bundle.Bundle
 	Run     journal.Run // as the hosts' journals name it
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
 // PlanJoin lists the steps that make hosts workers, all of them at once.
@@ -50,7 +52,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 	}
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, nodeSteps(c, nodes)...)
-	client := cluster.New(c.access, nodes[0].Host.Dial)
+	client := in.Connect.connect(c.access, nodes[0].Host.Dial)
 	return append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...)), nil
 }
 

@@ -50,6 +50,18 @@ const (
 	localLane   = "workstation"
 )
 
+// Connector makes the client through which a cluster's lane works, for what access
+// will say once it is set; dial may be nil, for a direct connection.
+type Connector func(access *plan.Value[cluster.Access], dial cluster.DialFunc) cluster.Writer
+
+// connect is c, or the client for real API servers if c is nil.
+func (c Connector) connect(access *plan.Value[cluster.Access], dial cluster.DialFunc) cluster.Writer {
+	if c == nil {
+		return cluster.New(access, dial)
+	}
+	return c(access, dial)
+}
+
 // shared is what the lanes of one cluster have in common.
 type shared struct {
 	*spec.Cluster

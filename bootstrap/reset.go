@@ -37,6 +37,8 @@ type Reset struct {
 	Name  string // of the cluster in the kubeconfig
 	// Force releases a host although something of ours is left on it.
 	Force bool
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
 }
 
 // Units are the services of a node.
@@ -69,7 +71,7 @@ func PlanReset(in Reset) ([]plan.Lane, []Proof) {
 	}
 	drained := plan.NewValue[bool]("the nodes to be drained")
 	lanes, proofs := in.lanes(drained)
-	client := cluster.New(plan.Of("the admin's access", in.Access), in.Targets[0].Host.Dial)
+	client := in.Connect.connect(plan.Of("the admin's access", in.Access), in.Targets[0].Host.Dial)
 	return append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, in.drainStep(drained))), proofs
 }
 
@@ -107,6 +109,15 @@ func (in Reset) leaving() []string {
 func (in Reset) drainStep(drained *plan.Value[bool]) clusterStep {
 	return clusterStep{Name: "node/drain", Doc: "move the pods to other nodes, and remove the nodes",
 		Sets: []plan.Cell{drained}, Do: cluster.RemoveNodes{Nodes: in.leaving(), Done: drained}}
+}
+
+// Destroys tells whether a kubeconfig's cluster, by its name and its server's URL there,
+// is the one whose control-plane node is among the targets. No API needs to answer for
+// that: it may be half made, or half gone.
+func (in Reset) Destroys(name, server string) bool {
+	return slices.ContainsFunc(in.Targets, func(t Target) bool {
+		return t.Claim != nil && controls(t) && t.Claim.Cluster == name && t.interfaceOf(addressOf(server)) != ""
+	})
 }
 
 func controls(t Target) bool { return t.Claim.Role == string(spec.ControlPlaneRole) }
@@ -148,6 +159,8 @@ func releaseSteps(t Target, proof Proof, force bool) []hostStep {
 	return []hostStep{
 		{Name: "host/compare", Doc: "compare with what stood there before the first change", Sets: []plan.Cell{proof.Result},
 			Do: inventory.Compare{Settings: kernel.Settings(), Ours: journal.Objects(t.Journal), Force: force, Result: proof.Result}},
+		// The claim goes last, and by itself: it is what lets a reset be resumed.
+		step("host/forget", "what was written down for a reset", file.Gone{Paths: []string{journal.Dir, inventory.File}}),
 		step("host/release", "the mark of the cluster", file.Gone{Paths: []string{claim.Dir}}),
 	}
 }

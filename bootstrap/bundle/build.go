@@ -122,10 +122,16 @@ func Build(ctx context.Context, o Options, progress Progress) (_ *Bundle, err er
 	if err := tool.compile(ctx, components, work, progress); err != nil {
 		return nil, err
 	}
-	if err := assemble(ctx, compiled(work, o.Arch, components), o.Out, work, progress); err != nil {
+	return Pack(ctx, work, o.Arch, components, o.Out, progress)
+}
+
+// Pack makes the bundle of programs that are compiled already, a file in dir for
+// each, and opens it. It leaves its blobs in dir, which is the caller's to remove.
+func Pack(ctx context.Context, dir, arch string, components version.List, out string, progress Progress) (*Bundle, error) {
+	if err := assemble(ctx, compiled(dir, arch, components), out, dir, progress); err != nil {
 		return nil, err
 	}
-	return Open(o.Out)
+	return Open(out)
 }
 
 // compiled returns what a bundle is made of when all programs are in dir. The

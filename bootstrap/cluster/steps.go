@@ -26,8 +26,11 @@ import (
 // pollInterval is how often a wait looks again.
 const pollInterval = 100 * time.Millisecond
 
-// await looks until see says nothing is missing. What is missing is reported.
+// await looks until see says nothing is missing, or the run has no future. What is
+// missing is reported.
 func await(ctx context.Context, see func(context.Context) (missing string, err error)) error {
+	ctx, cancel := plan.WaitContext(ctx)
+	defer cancel()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	said := ""

@@ -30,7 +30,8 @@ const unbundle = Root + "/.unbundle"
 func (u Upload) dir() string { return path.Join(Root, u.Bundle.Name()) }
 
 // Check compares the folder's manifest, which is written last, with the
-// bundle's, and the size of every file with the manifest's.
+// bundle's, and the size of every file with the manifest's. The program that
+// unpacks must be gone.
 func (u Upload) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	create := plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: u.dir(), Detail: "bundle " + u.Bundle.Digest(),
 		After:  &plan.State{Mode: (fs.ModeDir | 0o755).String(), Later: true},
@@ -53,7 +54,7 @@ func (u Upload) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	for i, f := range manifest.Files {
 		paths[i] = path.Join(u.dir(), f.Path)
 	}
-	found, err := r.Stat(ctx, paths...)
+	found, err := r.Stat(ctx, append(paths, unbundle)...)
 	if err != nil {
 		return nil, err
 	}
@@ -62,11 +63,23 @@ func (u Upload) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 			return plan.Diff{{Verb: plan.Update, Kind: plan.ObjectFile, Object: u.dir(), Detail: paths[i] + " is absent or damaged"}}, nil
 		}
 	}
+	if left := found[len(paths)]; left.Exists {
+		return plan.Diff{{Verb: plan.Delete, Kind: plan.ObjectFile, Object: left.Path, Detail: "left by a run that was broken off",
+			Before: &plan.State{Mode: left.Mode.String()}}}, nil
+	}
 	return nil, nil
 }
 
 // Apply sends the small program that unpacks, then streams the layers through it.
+// If that is all there is to do, it only removes the program.
 func (u Upload) Apply(ctx context.Context, h host.Host) error {
+	diff, err := u.Check(ctx, h)
+	if err != nil {
+		return err
+	}
+	if len(diff) == 1 && diff[0].Verb == plan.Delete {
+		return h.Remove(ctx, unbundle)
+	}
 	program, err := u.Bundle.Unbundler()
 	if err != nil {
 		return err

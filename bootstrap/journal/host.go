@@ -9,7 +9,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
@@ -24,7 +23,7 @@ type Host struct {
 	host.Host
 	run Run
 
-	mu     sync.Mutex
+	turn   chan struct{}        // holds one while an entry is made: a step may change several things at once
 	intent *plan.Intent         // the step that works now
 	known  map[plan.Object]bool // what it has written down
 	next   int                  // number of the next entry, 0: the journal was not looked at yet
@@ -32,7 +31,7 @@ type Host struct {
 
 // Wrap returns h as a run changes it. Only steps of a plan can: an operation outside
 // of one is refused.
-func Wrap(h host.Host, run Run) *Host { return &Host{Host: h, run: run} }
+func Wrap(h host.Host, run Run) *Host { return &Host{Host: h, run: run, turn: make(chan struct{}, 1)} }
 
 var _ host.Host = (*Host)(nil)
 
@@ -82,6 +81,15 @@ func (j *Host) Systemd() host.Systemd { return systemd{j.Host.Systemd(), j} }
 type systemd struct {
 	host.Systemd
 	j *Host
+}
+
+// Reload changes nothing that is written down. But systemd remembers from here on what
+// it is asked of units: what they were is asked before.
+func (s systemd) Reload(ctx context.Context) error {
+	if err := s.j.ahead(ctx); err != nil {
+		return err
+	}
+	return s.Systemd.Reload(ctx)
 }
 
 func (s systemd) Start(ctx context.Context, unit string) error {
@@ -136,8 +144,12 @@ func unitObjects(names []string) []plan.Object {
 func (j *Host) ahead(ctx context.Context, objects ...plan.Object) error {
 	objects = slices.DeleteFunc(objects, func(o plan.Object) bool { return own(o) })
 	intent := plan.IntentOf(ctx)
-	j.mu.Lock()
-	defer j.mu.Unlock()
+	select {
+	case j.turn <- struct{}{}:
+		defer func() { <-j.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	if intent == nil {
 		if len(objects) == 0 {
 			return nil

@@ -138,6 +138,8 @@ func (b Bootstrap) Apply(ctx context.Context, h host.Host) error {
 }
 
 func (b Bootstrap) await(ctx context.Context, r host.Reader) error {
+	ctx, cancel := plan.WaitContext(ctx)
+	defer cancel()
 	tick := time.NewTicker(bootstrapPoll)
 	defer tick.Stop()
 	plan.Report(ctx, "waiting for the cluster to sign the node's certificate")

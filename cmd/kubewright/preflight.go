@@ -90,6 +90,7 @@ func (a *app) preflight(ctx context.Context, w *work, notice func(string)) error
 		p.Cluster, p.Server = w.live.Spec, w.live.Access.Server
 	}
 	report, err := p.Run(ctx)
+	w.findings = append(finding.Report{}, report...)
 	for _, f := range report {
 		if f.Severity != finding.Error || f.Ignored {
 			notice(string(f.Severity) + ": " + f.String())

@@ -69,6 +69,9 @@ func (a *app) findResetCluster(ctx context.Context, in *bootstrap.Reset, t boots
 	record, err := cluster.ReadRecord(ctx, client)
 	switch {
 	case err != nil && (takesControlPlane || force):
+		if in.Destroys(name, access.Server) {
+			in.Access, in.Leave, in.Name = access, a.kubeconfig, name
+		}
 		return nil // a cluster that is half gone is still to be cleaned up
 	case err != nil:
 		return fault.New(fault.ClusterMissing, "repair the cluster, or add --force to reset without draining", "drain the nodes: %w", err)

@@ -46,7 +46,12 @@ func key(argv []string) string { return fmt.Sprintf("%q", argv) }
 func (s *Sim) answer(argv []string) (Answer, error) {
 	s.mu.Lock()
 	a, ok := s.answers[key(argv)]
+	otherwise := s.otherwise
 	s.mu.Unlock()
+	if !ok && otherwise != nil {
+		a, ok = otherwise(argv)
+		a.Argv = argv
+	}
 	if !ok {
 		s.t.Errorf("%s: not scripted: %s", s.name, key(argv))
 		return a, fmt.Errorf("%s: %w", strings.Join(argv, " "), errNotScripted)

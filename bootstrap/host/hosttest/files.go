@@ -37,6 +37,8 @@ func (s *Sim) newDir(perm fs.FileMode, uid, gid int) *node {
 	return &node{mode: fs.ModeDir | perm, uid: uid, gid: gid, modified: s.now, children: make(map[string]*node)}
 }
 
+func sortedNames(dir *node) []string { return slices.Sorted(maps.Keys(dir.children)) }
+
 func (n *node) isDir() bool { return n.mode.IsDir() }
 
 // errNotDir is of a path that goes through what is no directory: over SFTP, too,
@@ -204,7 +206,7 @@ func (s *Sim) ReadDir(ctx context.Context, name string) ([]string, error) {
 		if err != nil {
 			return nil, pathError("read directory", name, err)
 		}
-		return slices.Sorted(maps.Keys(n.children)), nil
+		return sortedNames(n), nil
 	})
 }
 
@@ -275,7 +277,7 @@ func (s *Sim) Remove(ctx context.Context, paths ...string) error {
 			if err != nil || s.refuse(paths) != nil {
 				continue
 			}
-			names := slices.Sorted(maps.Keys(n.children))
+			names := sortedNames(n)
 			for _, child := range names[:len(names)/2] {
 				delete(n.children, child)
 			}

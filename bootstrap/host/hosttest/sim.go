@@ -34,6 +34,7 @@ type Sim struct {
 	troubles   map[string]trouble
 	lastPID    int
 	answers    map[string]Answer
+	otherwise  func(argv []string) (Answer, bool) // of the commands that answers lacks; nil: none
 	servers    map[string]func(net.Conn)
 	operations []string
 	holder     int   // process that has the lock of package lock, 0: none
@@ -174,8 +175,12 @@ func (s *Sim) begin(ctx context.Context, operation string) (Moment, error) {
 	if s.end.power {
 		what, s.dead = "%s lost its power", true
 	}
-	s.gone = fault.New(fault.HostUnreachable, "restore the simulated host", what+" %v %s", s.name, s.end.moment, operation)
+	s.gone = unreachable(what+" %v %s", s.name, s.end.moment, operation)
 	return s.end.moment, nil
+}
+
+func unreachable(format string, args ...any) error {
+	return fault.New(fault.HostUnreachable, "restore the simulated host", format, args...)
 }
 
 // change does an operation whose parts, in order, leave no gap between them for

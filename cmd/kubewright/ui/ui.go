@@ -65,32 +65,14 @@ func RenderError(w io.Writer, err error, color bool) {
 	if color {
 		label, plainText = red+bold+"error: "+reset, reset
 	}
-	said := map[string]bool{}
-	for _, e := range split(err) {
-		if text := e.Error(); !said[text] {
-			said[text] = true
-			fmt.Fprintf(w, "%s%s%s\n", label, text, plainText)
-			var f *fault.Fault
-			if errors.As(e, &f) && f.Remedy != "" {
-				fmt.Fprintf(w, "  remedy: %s\n", f.Remedy)
-			}
-			fmt.Fprintf(w, "  code: %s (exit %d)\n", fault.CodeOf(e), fault.Exit(e))
+	for _, e := range fault.Each(err) {
+		fmt.Fprintf(w, "%s%s%s\n", label, e, plainText)
+		var f *fault.Fault
+		if errors.As(e, &f) && f.Remedy != "" {
+			fmt.Fprintf(w, "  remedy: %s\n", f.Remedy)
 		}
+		fmt.Fprintf(w, "  code: %s (exit %d)\n", fault.CodeOf(e), fault.Exit(e))
 	}
-}
-
-// split takes joined errors apart.
-func split(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		if _, isFault := err.(*fault.Fault); !isFault {
-			var all []error
-			for _, e := range joined.Unwrap() {
-				all = append(all, split(e)...)
-			}
-			return all
-		}
-	}
-	return []error{err}
 }
 
 // size writes bytes as people read them.

@@ -1,0 +1,585 @@
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/kubewright/kubewright/bootstrap/bundle"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
+	"github.com/kubewright/kubewright/bootstrap/journal"
+	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/version"
+)
+
+// world is a simulated cluster with the admin's workstation: machines, the API, a
+// kubeconfig. It lives in a synctest bubble, and everything that changes something in
+// it takes a time of its own that follows from the seed. So what happens at once in
+// lanes happens in an order that the seed alone decides.
+type world struct {
+	t          testing.TB
+	seed       uint64
+	machines   []*machine // the first has the control plane
+	bundle     *bundle.Bundle
+	kubeconfig string
+
+	runs int
+	via  *machine // through which the run that goes on reaches the API
+	plan []cut    // of that run, what is to happen
+
+	mu       sync.Mutex
+	stores   map[string]*store // by etcdID
+	happened map[string]int    // how often an operation has
+	count    int               // operations of the run
+	log      []string          // operations of all runs
+}
+
+// kind is how a run is broken off.
+type kind int
+
+const (
+	killed    kind = iota // the program, and so its connections to all hosts
+	severed               // the connection to one host
+	unplugged             // one host, by its power
+)
+
+func (k kind) String() string { return [...]string{"kill", "cut", "power"}[k] }
+
+// cut breaks a run off.
+type cut struct {
+	operation int // of the run, counted from 1
+	moment    hosttest.Moment
+	kind      kind
+	victim    int // the host that it befalls, from 1; 0: that of the operation
+}
+
+func (c cut) String() string {
+	s := fmt.Sprintf("%v %v %d", c.kind, c.moment, c.operation)
+	if c.victim > 0 {
+		s += fmt.Sprintf(" of h%d", c.victim)
+	}
+	return s
+}
+
+// testBundle is one with programs of a few bytes.
+func testBundle(t testing.TB) *bundle.Bundle {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{
+		"kube", "pause", "probe", "unbundle", "containerd-shim-runc-v2", "runc", "bridge", "host-local", "loopback", "portmap",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("program "+name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := bundle.Pack(t.Context(), dir, "amd64",
+		version.List{{Name: version.KubernetesName, Version: "v1.37.2"}}, filepath.Join(dir, "test.kwb"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b
+}
+
+const worldHosts = 3
+
+// newWorld makes bare hosts; dir is for the kubeconfig, which has another cluster in it.
+func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
+	w := &world{
+		t: t, seed: seed, bundle: b, kubeconfig: filepath.Join(dir, "config"),
+		stores: map[string]*store{}, happened: map[string]int{},
+	}
+	const other = "apiVersion: v1\nclusters:\n- cluster:\n    server: https://192.0.2.1:6443\n  name: other\n" +
+		"contexts: null\ncurrent-context: \"\"\nkind: Config\nusers: null\n" // as client-go writes it
+	if err := os.WriteFile(w.kubeconfig, []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n <= worldHosts; n++ {
+		w.machines = append(w.machines, newMachine(t, n, b))
+	}
+	api := net.JoinHostPort(w.machines[0].address.String(), "6443")
+	for _, m := range w.machines {
+		m.Serve("tcp", api, func(c net.Conn) { c.Close() }) //nolint:errcheck // a pipe
+	}
+	return w
+}
+
+// verb is one command line.
+type verb struct {
+	name  string // init, join, reset
+	hosts []int  // from 1
+}
+
+func (v verb) String() string { return fmt.Sprintf("%s %v", v.name, v.hosts) }
+
+// The command lines that are tried.
+var (
+	initAll     = verb{"init", []int{1, 2, 3}} // init -f
+	initOne     = verb{"init", []int{1}}
+	joinTwo     = verb{"join", []int{2, 3}}
+	resetWorker = verb{"reset", []int{3}}
+	resetAll    = verb{"reset", []int{1, 2, 3}}
+)
+
+// run is one run of the program: from connecting to its end, with all hosts
+// reachable at first.
+func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
+	for _, m := range w.machines {
+		m.turnOn()
+	}
+	w.settle()
+	w.runs++
+	w.count, w.plan, w.via = 0, cuts, w.machines[v.hosts[0]-1]
+	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, cuts))
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var life sync.WaitGroup
+	life.Go(func() { w.live(ctx) })
+	defer life.Wait()
+	defer cancel()
+
+	var hosts []spec.Host
+	for _, n := range v.hosts {
+		h := spec.Host{Name: fmt.Sprintf("h%d", n), Role: spec.WorkerRole}
+		if n == 1 {
+			h.Role = spec.ControlPlaneRole
+		}
+		hosts = append(hosts, h)
+	}
+	targets, err := Connect(ctx, hosts, w.dial)
+	if err != nil {
+		return plan.Count{}, err
+	}
+	lanes, err := w.lanes(ctx, v, hosts, targets)
+	if err != nil {
+		return plan.Count{}, err
+	}
+	return plan.Run(ctx, plan.Options{}, lanes...)
+}
+
+// pulse is how often the cluster's components do something. It is odd so that
+// nothing else happens at the same time.
+const pulse = 97*time.Millisecond + 3
+
+func (w *world) live(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pulse):
+			w.settle()
+		}
+	}
+}
+
+// rest lets time pass until nothing happens any more.
+func (w *world) rest() {
+	for _, m := range w.machines {
+		m.turnOn()
+	}
+	const enough = 8 // steps from a kubelet that starts to a pod that runs
+	for range enough {
+		w.settle()
+	}
+	time.Sleep(time.Hour) // longer than a join token lives
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s := w.store(); s != nil { // and the token cleaner does its work
+		for _, t := range s.tokens() {
+			if expires, err := time.Parse(time.RFC3339, t.StringData["expiration"]); err != nil || time.Now().After(expires) {
+				if err := s.Delete(secretResource, t.Namespace, t.Name); err != nil {
+					w.t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
+	i := slices.IndexFunc(w.machines, func(m *machine) bool { return m.Name() == h.Name })
+	m := w.machines[i]
+	return Connection{Host: link{m, w}, Reached: m.address}, nil
+}
+
+// lanes plans as the commands do.
+func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
+	run := journal.Run{ID: fmt.Sprint(w.runs), Verb: v.String(), By: "an admin", Began: time.Now()}
+	if v.name == "init" {
+		wish := &spec.Cluster{Name: "sim", Hosts: hosts}
+		wish.Default()
+		id := "a-cluster"
+		if targets[0].Claim != nil {
+			id = targets[0].Claim.ClusterID
+		}
+		lanes, _, err := PlanInit(Init{
+			Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect,
+		})
+		return lanes, err
+	}
+	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
+	var record cluster.Record
+	var known *spec.Cluster
+	err := accessErr
+	if err == nil {
+		if record, err = cluster.ReadRecord(ctx, w.connect(plan.Of("access", access), targets[0].Host.Dial)); err == nil {
+			known, err = spec.Load(strings.NewReader(record.Spec), "record")
+		}
+	}
+	if v.name == "join" {
+		if err != nil {
+			return nil, err
+		}
+		known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool { return h.Role == spec.WorkerRole }), hosts...)
+		return PlanJoin(Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: w.bundle, Run: run, Connect: w.connect})
+	}
+	if err := ReadJournals(ctx, targets); err != nil {
+		return nil, err
+	}
+	in := Reset{Targets: targets, Connect: w.connect}
+	if !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil }) {
+		return nil, nil
+	}
+	switch {
+	case err == nil:
+		in.Cluster, in.Access, in.Leave, in.Name = known, access, w.kubeconfig, name
+	case v.hosts[0] != 1:
+		return nil, err // nothing can be drained
+	case accessErr == nil && in.Destroys(name, access.Server):
+		in.Access, in.Leave, in.Name = access, w.kubeconfig, name
+	}
+	lanes, _ := PlanReset(in)
+	return lanes, nil
+}
+
+// operate does one operation of the run, on a machine or through it on the API. It
+// takes a while, half of it before and half of it after it happens.
+func (w *world) operate(ctx context.Context, m *machine, operation string, api bool, do func() error) error {
+	operation = m.Name() + " " + operation
+	w.mu.Lock()
+	w.happened[operation]++
+	half := w.duration(operation, w.happened[operation])
+	w.mu.Unlock()
+	pause := func() error {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(half):
+			return nil
+		}
+	}
+	if err := pause(); err != nil {
+		return err
+	}
+	if m.Gone() { // since it was sent
+		return do()
+	}
+
+	w.mu.Lock()
+	w.count++
+	c := w.due()
+	line := fmt.Sprintf("%4d %s", w.count, operation)
+	if c != nil {
+		line += fmt.Sprintf("   <== %v", *c)
+	}
+	w.log = append(w.log, line)
+	w.mu.Unlock()
+	var err error
+	switch {
+	case c == nil:
+		err = do()
+	case api || c.victim > 0:
+		// A request is sent as a whole: within it is after it, without an answer.
+		if c.moment == hosttest.Before {
+			w.strike(*c, m, api)
+			err = do()
+		} else {
+			err = do()
+			w.strike(*c, m, api)
+		}
+	default:
+		next := len(m.Operations()) + 1
+		if c.kind == unplugged {
+			m.KillAt(next, c.moment)
+		} else {
+			m.CutAt(next, c.moment)
+		}
+		err = do()
+		w.strike(*c, m, api)
+	}
+	w.mu.Lock()
+	m.observe()
+	w.mu.Unlock()
+	if err == nil {
+		err = pause()
+	}
+	if err == nil && m.Gone() {
+		err = fault.New(fault.HostUnreachable, "", "%s went away before it answered", m.Name())
+	}
+	return err
+}
+
+// due returns the cut of the operation that is counted last. The lock is held.
+func (w *world) due() *cut {
+	i := slices.IndexFunc(w.plan, func(c cut) bool { return c.operation == w.count })
+	if i < 0 {
+		return nil
+	}
+	return &w.plan[i]
+}
+
+// strike breaks the run off, whose operation is one of m's.
+func (w *world) strike(c cut, m *machine, api bool) {
+	if c.victim > 0 {
+		m = w.machines[c.victim-1]
+	} else if api && c.kind == unplugged {
+		m = w.machines[0]
+	}
+	switch c.kind {
+	case killed:
+		for _, m := range w.machines {
+			m.Cut()
+		}
+	case severed:
+		m.Cut()
+	case unplugged:
+		m.Kill()
+	}
+}
+
+// duration is half the time that an operation takes when it happens the nth time:
+// of up to 20 ms, to the nanosecond.
+func (w *world) duration(operation string, n int) time.Duration {
+	h := fnv.New64a()
+	fmt.Fprint(h, w.seed, operation, n) //nolint:errcheck // a hash
+	const most = uint64(20 * time.Millisecond)
+	return time.Duration(mixed(h.Sum64()) % most)
+}
+
+// mixed spreads a number over all bits (splitmix64's finalizer).
+func mixed(x uint64) uint64 {
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// link is a machine as a run sees it: what changes it is an operation.
+type link struct {
+	*machine
+	w *world
+}
+
+var _ host.Host = link{}
+
+func (l link) Run(ctx context.Context, cmd host.Command) (out []byte, err error) {
+	err = l.w.operate(ctx, l.machine, "run "+strings.Join(cmd.Argv, " "), false, func() error {
+		out, err = l.machine.Run(ctx, cmd)
+		return err
+	})
+	return out, err
+}
+
+func (l link) WriteFile(ctx context.Context, path string, content io.Reader, m host.Meta) error {
+	return l.w.operate(ctx, l.machine, "write "+path, false, func() error { return l.machine.WriteFile(ctx, path, content, m) })
+}
+
+func (l link) Mkdir(ctx context.Context, path string, m host.Meta) error {
+	return l.w.operate(ctx, l.machine, "mkdir "+path, false, func() error { return l.machine.Mkdir(ctx, path, m) })
+}
+
+func (l link) Symlink(ctx context.Context, target, path string) error {
+	return l.w.operate(ctx, l.machine, "symlink "+path, false, func() error { return l.machine.Symlink(ctx, target, path) })
+}
+
+func (l link) Remove(ctx context.Context, paths ...string) error {
+	return l.w.operate(ctx, l.machine, "remove "+strings.Join(paths, " "), false, func() error { return l.machine.Remove(ctx, paths...) })
+}
+
+func (l link) Systemd() host.Systemd { return units{l.machine.Systemd(), l} }
+
+// units is systemd as a run sees it.
+type units struct {
+	host.Systemd
+	l link
+}
+
+func (u units) operate(ctx context.Context, operation string, do func() error) error {
+	return u.l.w.operate(ctx, u.l.machine, operation, false, do)
+}
+
+func (u units) Reload(ctx context.Context) error {
+	return u.operate(ctx, "reload", func() error { return u.Systemd.Reload(ctx) })
+}
+
+func (u units) Start(ctx context.Context, unit string) error {
+	return u.operate(ctx, "start "+unit, func() error { return u.Systemd.Start(ctx, unit) })
+}
+
+func (u units) Restart(ctx context.Context, unit string) error {
+	return u.operate(ctx, "restart "+unit, func() error { return u.Systemd.Restart(ctx, unit) })
+}
+
+func (u units) Stop(ctx context.Context, unit string) error {
+	return u.operate(ctx, "stop "+unit, func() error { return u.Systemd.Stop(ctx, unit) })
+}
+
+func (u units) Enable(ctx context.Context, names ...string) error {
+	return u.operate(ctx, "enable "+strings.Join(names, " "), func() error { return u.Systemd.Enable(ctx, names...) })
+}
+
+func (u units) Disable(ctx context.Context, names ...string) error {
+	return u.operate(ctx, "disable "+strings.Join(names, " "), func() error { return u.Systemd.Disable(ctx, names...) })
+}
+
+func (u units) ResetFailed(ctx context.Context, unit string) error {
+	return u.operate(ctx, "reset-failed "+unit, func() error { return u.Systemd.ResetFailed(ctx, unit) })
+}
+
+// picture is all that stands in a world at rest, by what it is. Keys and
+// certificates are in it by their kind only: that they are the right ones is
+// told by a further run that finds nothing to change.
+type picture map[string]string
+
+// volatile is what differs between two worlds that are alike: random data, and
+// journals, which tell what happened. What they are good for is seen after a reset.
+var volatile = regexp.MustCompile(`^h\d+ (` + bootIDFile + `|` + etcdID + `|` + journal.Dir + `(/.*)?)$`)
+
+func (w *world) picture() picture {
+	p := picture{}
+	for _, m := range w.machines {
+		state := m.Snapshot()
+		for name, e := range state.Files {
+			if key := m.Name() + " " + name; !volatile.MatchString(key) {
+				p[key] = fmt.Sprintf("%v %d:%d %s %s", e.Mode, e.UID, e.GID, e.Target, plainly(e.Content))
+			}
+		}
+		for name, u := range state.Units {
+			p[m.Name()+" "+name] = fmt.Sprintf("%+v", u)
+		}
+		for _, name := range state.Leftovers {
+			p[m.Name()+" "+name] = "left behind"
+		}
+	}
+	local, err := os.ReadFile(w.kubeconfig)
+	if err != nil {
+		w.t.Error(err)
+	}
+	p["kubeconfig"] = plainly(string(local))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.store()
+	if s == nil {
+		return p
+	}
+	s.kinds[secretResource] = secretKind
+	for gvr, gvk := range s.kinds {
+		list, err := s.List(gvr, gvk, metav1.NamespaceAll)
+		if err != nil {
+			w.t.Error(err)
+			continue
+		}
+		items, err := meta.ExtractList(list)
+		if err != nil {
+			w.t.Error(err)
+		}
+		for _, o := range items {
+			m, err := meta.Accessor(o)
+			if err != nil {
+				w.t.Error(err)
+				continue
+			}
+			text, err := json.Marshal(o)
+			if err != nil {
+				w.t.Error(err)
+			}
+			p["api "+gvr.Resource+" "+m.GetNamespace()+"/"+m.GetName()] = string(text)
+		}
+	}
+	return p
+}
+
+var (
+	secretKind = secretResource.GroupVersion().WithKind("Secret")
+	pemBlock   = regexp.MustCompile(`(?s)-----BEGIN ([A-Z ]+)-----.*?-----END [A-Z ]+-----`)
+	embeddedIn = regexp.MustCompile(`(-data: )"?([A-Za-z0-9+/=]+)"?`)
+)
+
+// plainly is a file's content with keys and certificates named only.
+func plainly(content string) string {
+	content = embeddedIn.ReplaceAllStringFunc(content, func(s string) string {
+		parts := embeddedIn.FindStringSubmatch(s)
+		data, err := base64.StdEncoding.DecodeString(parts[2])
+		if err != nil {
+			return s
+		}
+		return parts[1] + string(data)
+	})
+	return pemBlock.ReplaceAllString(content, "[$1]")
+}
+
+// diff tells how later differs from p.
+func (p picture) diff(later picture) []string {
+	var lines []string
+	for k, v := range p {
+		if now, ok := later[k]; !ok {
+			lines = append(lines, "- "+k)
+		} else if now != v {
+			lines = append(lines, fmt.Sprintf("~ %s: %s\n     -> %s", k, v, now))
+		}
+	}
+	for k, v := range later {
+		if _, ok := p[k]; !ok {
+			lines = append(lines, "+ "+k+": "+v)
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// perProcessor runs f for 0 to n-1, on all processors at once, each time with a folder of its own.
+func perProcessor(t *testing.T, n int, f func(t *testing.T, dir string, i int)) {
+	workers := runtime.GOMAXPROCS(0)
+	for p := range workers {
+		t.Run(fmt.Sprint("processor ", p), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for i := p; i < n; i += workers {
+				f(t, dir, i)
+			}
+		})
+	}
+}
+
+// tail is the last lines of a log.
+func tail(log []string) string {
+	var b bytes.Buffer
+	for _, l := range log {
+		fmt.Fprintln(&b, "    "+l)
+	}
+	return b.String()
+}
