@@ -137,11 +137,11 @@ func TestPreflight(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		probes := func() string {
-			return e.on(t, h, "bash", "-c", "grep -l [k]ubewright-probe /proc/[0-9]*/cmdline || true")
+		probes := func(host string) string {
+			return e.on(t, host, "bash", "-c", "grep -l [k]ubewright-probe /proc/[0-9]*/cmdline || true")
 		}
 		eventually(t, 10*time.Second, "the probe runs", func() string {
-			if probes() == "" {
+			if probes(h) == "" {
 				return "no process"
 			}
 			return ""
@@ -152,7 +152,9 @@ func TestPreflight(t *testing.T) {
 		if err := cmd.Wait(); err == nil {
 			t.Error("it had ended before it was killed")
 		}
-		eventually(t, 10*time.Second, "the probe is gone", probes)
+		for _, host := range e.lab.Hosts() { // each ends what it is at
+			eventually(t, 10*time.Second, "the probe is gone", func() string { return probes(host.Name) })
+		}
 		e.on(t, h, "nft", "delete table inet test")
 		asBefore(t)
 	})

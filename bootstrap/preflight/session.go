@@ -111,10 +111,10 @@ type clock struct {
 	error time.Duration // at most, either way
 }
 
-// readClock asks a few times: the quickest answer is the most exact one. It asks
+// readClock asks until the answer is exact enough, a few times at most. It asks
 // the host's own date, as lock does: what its programs take for the time counts.
 func readClock(ctx context.Context, h host.Host) (clock, error) {
-	const times = 3
+	const times, enough = 3, skewTold / 10
 	best := clock{error: time.Hour}
 	for range times {
 		asked := time.Now()
@@ -130,6 +130,9 @@ func readClock(ctx context.Context, h host.Host) (clock, error) {
 		if half < best.error {
 			// Wall clocks are compared: the round trip alone is the monotonic one's.
 			best = clock{ahead: time.Unix(0, now).Sub(asked.Round(0).Add(half)), error: half}
+		}
+		if best.error < enough {
+			break
 		}
 	}
 	return best, nil
