@@ -20,7 +20,7 @@ STATE := /var/lib/kubewright-lab/$(LAB)
 ACCESS := -F $(STATE)/ssh_config --kubeconfig $(STATE)/kubeconfig
 
 # Debian packages: a C compiler and libseccomp for runc; the rest for the lab and the tests.
-PACKAGES := gcc libc6-dev libseccomp-dev mmdebstrap nftables iproute2 openssh-client openssh-server busybox-static
+PACKAGES := gcc libc6-dev libseccomp-dev mmdebstrap nftables iproute2 openssh-client openssh-server busybox-static chromium
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: help

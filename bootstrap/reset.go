@@ -159,6 +159,8 @@ func releaseSteps(t Target, proof Proof, force bool) []hostStep {
 	return []hostStep{
 		{Name: "host/compare", Doc: "compare with what stood there before the first change", Sets: []plan.Cell{proof.Result},
 			Do: inventory.Compare{Settings: kernel.Settings(), Ours: journal.Objects(t.Journal), Force: force, Result: proof.Result}},
+		// The claim goes last, and by itself: it is what lets a reset be resumed.
+		step("host/forget", "what was written down for a reset", file.Gone{Paths: []string{journal.Dir, inventory.File}}),
 		step("host/release", "the mark of the cluster", file.Gone{Paths: []string{claim.Dir}}),
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -16,9 +18,17 @@ import (
 
 var (
 	seedFlag      = flag.Uint64("seed", 0, "try the schedule of this seed alone (TestSchedules)")
-	schedulesFlag = flag.Int("schedules", 1000, "how many schedules are tried (TestSchedules)")
+	schedulesFlag = flag.Int("schedules", 100, "how many schedules are tried (TestSchedules)")
+	pointsFlag    = flag.Int("points", 40, "how many interruptions of each verb are tried; 0: each before, in and after each operation (TestEveryPoint)")
 	pointFlag     = flag.String("point", "", `try this interruption alone, as "kill in 17" (TestEveryPoint)`)
 )
+
+// TestMain trades memory for time: worlds are made and thrown away by the thousand.
+func TestMain(m *testing.M) {
+	const gcPercent = 400
+	debug.SetGCPercent(gcPercent)
+	os.Exit(m.Run())
+}
 
 // stage is a command line that is broken off, each time by a cut, and then run to
 // its end, unless it is left at that.
@@ -157,7 +167,8 @@ func TestEveryPoint(t *testing.T) {
 					}
 				}
 			}
-			t.Cleanup(func() { t.Logf("%d operations, %d interruption points", operations, len(cuts)) })
+			cuts = spread(cuts, *pointsFlag)
+			t.Cleanup(func() { t.Logf("%d operations, %d interruption points tried", operations, len(cuts)) })
 			perProcessor(t, len(cuts), func(t *testing.T, dir string, i int) {
 				c := cuts[i]
 				stages := stagesOf(verbs)
@@ -172,6 +183,18 @@ func TestEveryPoint(t *testing.T) {
 			})
 		})
 	}
+}
+
+// spread picks n of all, evenly, or all of them if n is 0.
+func spread(all []cut, n int) []cut {
+	if n == 0 || n >= len(all) {
+		return all
+	}
+	some := make([]cut, n)
+	for i := range some {
+		some[i] = all[i*len(all)/n]
+	}
+	return some
 }
 
 // schedule is what a seed makes of it: a story of verbs, broken off up to three times

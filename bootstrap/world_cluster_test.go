@@ -468,8 +468,7 @@ func change[T any](ctx context.Context, c *client, operation string, f func(*sto
 	return result, err
 }
 
-// kube is the typed client. What it changes is an operation; a change that is not
-// foreseen here reaches the fake below it unnoticed by no one: reach is asked all the same.
+// kube is the typed client: what steps change through it is an operation.
 type kube struct {
 	kubernetes.Interface
 	c *client

@@ -90,6 +90,21 @@ func TestPreflight(t *testing.T) {
 		}
 		asBefore(t)
 	})
+	t.Run("an interface with a smaller MTU", func(t *testing.T) {
+		h := e.host(2)
+		e.on(t, h, "ip", "link", "set", "dev", "eth0", "mtu", "1400")
+		found := e.preflight(t, 10)
+		e.on(t, h, "ip", "link", "set", "dev", "eth0", "mtu", "1500")
+		if len(found) != 2 {
+			t.Fatalf("found: %+v", found)
+		}
+		for i, other := range []string{e.host(1), e.host(3)} {
+			if f := found[i]; f.Code != "path-mtu" || f.Host != other || f.Object != h || !strings.Contains(f.Remedy, "dev eth0 mtu 140") {
+				t.Errorf("found: %+v", f)
+			}
+		}
+		asBefore(t)
+	})
 	t.Run("the API server's port in use", func(t *testing.T) {
 		h := e.host(1)
 		e.on(t, h, "systemd-run", "--unit=squatter", "--quiet", "/usr/sbin/sshd", "-D", "-p", "6443", "-o", "PidFile=none")

@@ -46,25 +46,28 @@ func writeAccess(s *state) ([][]diskFile, error) {
 	}
 	var knownHosts strings.Builder
 	disks := make([][]diskFile, len(s.Hosts))
+	var id [16]byte // a host's machine id
 	for i := range s.Hosts {
 		h := &s.Hosts[i]
 		hostPrivate, hostPublic, err := newKey(h.Name)
 		if err != nil {
 			return nil, err
 		}
-		id := make([]byte, 16)
-		if _, err := rand.Read(id); err != nil {
-			return nil, fmt.Errorf("make machine id of %s: %w", h.Name, err)
+		if i == 0 || !s.Options.SameMachineID {
+			if _, err := rand.Read(id[:]); err != nil {
+				return nil, fmt.Errorf("make machine id of %s: %w", h.Name, err)
+			}
 		}
 		knownHosts.WriteString(knownHost(h, hostPublic))
 		disks[i] = []diskFile{
 			{Path: keysFile, Content: public, Mode: 0o644},
 			{Path: hostKeyFile, Content: hostPrivate, Mode: 0o600},
 			{Path: hostKeyFile + ".pub", Content: hostPublic, Mode: 0o644},
-			{Path: "/etc/machine-id", Content: []byte(hex.EncodeToString(id) + "\n"), Mode: 0o444},
+			{Path: "/etc/machine-id", Content: []byte(hex.EncodeToString(id[:]) + "\n"), Mode: 0o444},
 			{Path: "/etc/hostname", Content: []byte(h.Name + "\n"), Mode: 0o644},
 			{Path: "/etc/hosts", Content: []byte(hostsTable(s)), Mode: 0o644},
 		}
+		disks[i] = append(disks[i], s.trouble(h).files()...)
 	}
 	dir := s.dir()
 	for _, f := range []diskFile{
@@ -89,6 +92,9 @@ func sshConfig(s *state) string {
 		fmt.Fprintf(&b, "\nHost %s\n\tHostName %s\n\tUser root\n", h.Name, h.Address)
 		fmt.Fprintf(&b, "\tIdentityFile %s\n\tIdentitiesOnly yes\n", filepath.Join(s.dir(), keyFile))
 		fmt.Fprintf(&b, "\tUserKnownHostsFile %s\n\tStrictHostKeyChecking yes\n", filepath.Join(s.dir(), knownHostsFile))
+		if !s.reached(h) {
+			fmt.Fprintf(&b, "\tProxyJump %s\n", s.Hosts[0].Name)
+		}
 	}
 	return b.String()
 }
@@ -115,6 +121,7 @@ func (l *Lab) SSHConfig() string { return filepath.Join(l.dir, sshConfigFile) }
 // KnownHosts is the path of a known_hosts with the hosts' keys, by name and by address.
 func (l *Lab) KnownHosts() string { return filepath.Join(l.dir, knownHostsFile) }
 
-// Key is the path of the private key that root, admin (sudo without password)
-// and nosudo (sudo asks for one) of every host accept.
+// Key is the path of the private key that root, admin (sudo without password),
+// ops (sudo with SudoPassword) and nosudo (sudo asks for one that nobody has) of
+// every host accept.
 func (l *Lab) Key() string { return filepath.Join(l.dir, keyFile) }

@@ -22,6 +22,9 @@ type bootOrders struct {
 	Root        string      // where the clone is mounted before it becomes the root
 	Recipe      string      // what recipeFile in the new root must hold
 	Binds       []bindMount // from outside the overlay
+	Swaps       string      // file in the place of /proc/swaps, if there is one
+	FullDisk    bool        // instead of Binds
+	SlowDisk    bool        // extraFD is the fuse device of one for slowFolder
 	Hierarchies []hierarchy
 }
 
@@ -64,6 +67,7 @@ func bootHost() (int, error) {
 		{"make devices", makeDevices},
 		{"mount cgroups", mountCgroups},
 		{"mount data folders", mountBinds},
+		{"mount trouble", mountTrouble},
 		{"change root", changeRoot},
 		{"check root", func(o *bootOrders) error { return checkRoot(o, outer) }},
 		{"share mounts", func(*bootOrders) error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, "") }},

@@ -38,6 +38,13 @@ type Options struct {
 	Rate string `json:"rate,omitempty"`
 	// MTU of the lab's network. Default: 1500.
 	MTU int `json:"mtu,omitempty"`
+	// SameMachineID gives all hosts one machine-id, as clones of a disk have.
+	SameMachineID bool `json:"sameMachineID,omitempty"`
+	// Bastion lets the outer machine reach the first host alone; the ssh_config
+	// has it as the ProxyJump of the others.
+	Bastion bool `json:"bastion,omitempty"`
+	// Trouble of the last host.
+	Trouble Trouble `json:"trouble,omitzero"`
 }
 
 const defaultMTU = 1500
@@ -50,6 +57,15 @@ func (o Options) String() string {
 	}
 	if o.Rate != "" {
 		s += ", " + o.Rate
+	}
+	if o.SameMachineID {
+		s += ", one machine-id"
+	}
+	if o.Bastion {
+		s += ", a bastion"
+	}
+	if o.Trouble != (Trouble{}) {
+		s += ", the last with " + o.Trouble.String()
 	}
 	return s
 }
@@ -73,7 +89,7 @@ func (o *Options) check() error {
 			return err
 		}
 	}
-	return nil
+	return o.Trouble.check()
 }
 
 // Lab is one that exists. Its methods may be called at once; those that change

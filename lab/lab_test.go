@@ -571,6 +571,10 @@ func TestBadOptions(t *testing.T) {
 		{Name: "a", Hosts: maxHosts + 1},
 		{Name: "a", Hosts: 1, MTU: 1},
 		{Name: "a", Hosts: 1, Rate: "fast"},
+		{Name: "a", Hosts: 1, Trouble: Trouble{ClockAhead: time.Millisecond}},
+		{Name: "a", Hosts: 1, Trouble: Trouble{ClockAhead: -time.Hour}},
+		{Name: "a", Hosts: 1, Trouble: Trouble{SlowDisk: time.Hour}},
+		{Name: "a", Hosts: 1, Trouble: Trouble{SlowDisk: time.Second, FullDisk: true}},
 	} {
 		if err := o.check(); fault.CodeOf(err) != fault.Usage {
 			t.Errorf("%+v: %v", o, err)

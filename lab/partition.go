@@ -52,6 +52,11 @@ func (l *Lab) Heal(ctx context.Context) error {
 	})
 }
 
+// reached tells whether the outer machine reaches a host without going through another.
+func (s *state) reached(h *hostState) bool {
+	return !s.Options.Bastion || h.Number == s.Hosts[0].Number
+}
+
 func (l *Lab) applyPartitions() error {
 	if !l.state.Switch.alive() {
 		return nil // it is made with them
@@ -73,6 +78,10 @@ func switchRules(s *state) string {
 	for _, side := range []struct{ name, address string }{{"iifname", "saddr"}, {"oifname", "daddr"}} {
 		rule("%s %q ether type != { ip, arp } drop", side.name, uplinkPort)
 		rule("%s %q ether type ip ip %s != %s drop", side.name, uplinkPort, side.address, s.gateway())
+	}
+	if s.Options.Bastion {
+		rule("iifname %q oifname != %q drop", uplinkPort, portName(&s.Hosts[0]))
+		rule("iifname != %q oifname %q drop", portName(&s.Hosts[0]), uplinkPort)
 	}
 	for _, p := range s.Partitions {
 		a, ok := s.host(p.A)

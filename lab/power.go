@@ -47,6 +47,11 @@ func (l *Lab) writeDisk(h *hostState, files []diskFile) error {
 			return err
 		}
 	}
+	if l.state.trouble(h).Swap {
+		if err := writeFile(filepath.Join(dir, swapsFile), []byte(swaps), 0o444); err != nil {
+			return err
+		}
+	}
 	for _, f := range files {
 		if err := writeBelow(filepath.Join(dir, upperFolder), f); err != nil {
 			return err
@@ -170,6 +175,30 @@ func (l *Lab) boot(ctx context.Context, h *hostState) error {
 			return fmt.Errorf("make router: %w", err)
 		}
 	}
+	slow := l.state.trouble(h).SlowDisk
+	if slow == 0 {
+		return l.startInit(h)
+	}
+	device, err := openFuse()
+	if err != nil {
+		return err
+	}
+	defer device.Close()
+	disk, err := l.startDisk(h, device)
+	if err != nil {
+		return fmt.Errorf("make disk: %w", err)
+	}
+	if err := l.startInit(h, device); err != nil {
+		disk.abandon()
+		return err
+	}
+	disk.reap()
+	return release(disk, diskOrders{Dir: dataDir(l.state.hostDir(h), slowFolder), Fsync: slow})
+}
+
+// startInit makes the host's namespaces and lets its init go. The further files
+// are for its set-up.
+func (l *Lab) startInit(h *hostState, further ...*os.File) error {
 	if err := makeCgroups(l.trees, l.state.Name, h.Name); err != nil {
 		return err
 	}
@@ -181,7 +210,7 @@ func (l *Lab) boot(ctx context.Context, h *hostState) error {
 	defer console.Close()
 	const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
 	// Not bound to a context: a host outlives the program that started it.
-	s, err := startStage(context.Background(), hostStage, namespaces, nil, func(cmd *exec.Cmd) {
+	s, err := startStage(context.Background(), hostStage, namespaces, further, func(cmd *exec.Cmd) {
 		cmd.Stdout, cmd.Stderr = console, console
 		cmd.SysProcAttr.Setsid = true
 	})
@@ -216,6 +245,11 @@ func (l *Lab) bootOrders(h *hostState) bootOrders {
 		Root:        filepath.Join(dir, rootFolder),
 		Recipe:      filepath.Base(l.state.Rootfs),
 		Hierarchies: l.trees,
+		FullDisk:    l.state.trouble(h).FullDisk,
+		SlowDisk:    l.state.trouble(h).SlowDisk != 0,
+	}
+	if l.state.trouble(h).Swap {
+		o.Swaps = filepath.Join(dir, swapsFile)
 	}
 	for _, folder := range dataFolders() {
 		o.Binds = append(o.Binds, bindMount{Source: dataDir(dir, folder), Target: folder})
@@ -230,7 +264,7 @@ func (l *Lab) halt(ctx context.Context, h *hostState) error {
 	if err := h.Init.kill(ctx); err != nil {
 		return err
 	}
-	for _, member := range []string{h.Name, routerMember + h.Name} {
+	for _, member := range []string{h.Name, routerMember + h.Name, diskMember + h.Name} {
 		if err := clearCgroups(ctx, l.trees, l.state.Name, member); err != nil {
 			return err
 		}
@@ -257,8 +291,13 @@ func (l *Lab) waitReady(ctx context.Context, h hostState) error {
 		}
 		cancel(fault.New(fault.StepFailed, "", "its init ended: %s", l.console(&h)))
 	}()
-	if err := waitSSH(ctx, h.Address); err != nil {
-		return err
+	l.mu.Lock()
+	reached := l.state.reached(&h)
+	l.mu.Unlock()
+	if reached { // of another, systemd's word is enough: it waits for sshd to listen
+		if err := waitSSH(ctx, h.Address); err != nil {
+			return err
+		}
 	}
 	for {
 		var out bytes.Buffer

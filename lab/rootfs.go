@@ -23,18 +23,29 @@ import (
 // sshd and the tools that a person or a preflight expects on a server.
 const (
 	suite    = "bookworm"
-	packages = "systemd,systemd-sysv,dbus,openssh-server,iproute2,kmod,procps,nftables,ca-certificates,sudo,iputils-ping"
+	packages = "systemd,systemd-sysv,dbus,openssh-server,iproute2,kmod,procps,nftables,ca-certificates,sudo,iputils-ping,libfaketime"
 )
 
 // recipeFile marks a root file system as one of a lab's and says which.
 const recipeFile = "/etc/kubewright-lab-recipe"
 
-// The users of a host. root and adminUser need no password for sudo; that of
-// noSudoUser asks for one that nobody has.
+// The users of a host. root and adminUser need no password for sudo, opsUser
+// needs SudoPassword; that of noSudoUser asks for one that nobody has.
 const (
 	adminUser  = "admin"
+	opsUser    = "ops"
 	noSudoUser = "nosudo"
 )
+
+// SudoPassword is what sudo asks user ops for. It is no secret: sshd takes keys alone.
+const SudoPassword = "open sesame"
+
+// sudoHash is SudoPassword as crypt(3) stores it.
+const sudoHash = "$6$kubewrightlab$qxn/wroY2xc2SKOveBDHH0zfNCCe9VVZDC3egkurAUhdl6cHJbW/4iL99fFb9ieWpYv0mX0o6Abem.Z7rwb.u."
+
+// noHash is the password of a user who has none: sshd still takes the user's
+// key, which it would not for a locked "!".
+const noHash = "*"
 
 // keysFile holds the keys that sshd accepts for every user.
 const keysFile = "/etc/ssh/lab_authorized_keys"
@@ -66,7 +77,7 @@ MaxStartups 100
 		text("/etc/systemd/journald.conf.d/lab.conf", "[Journal]\nRateLimitIntervalSec=0\nReadKMsg=no\n"),
 		text("/etc/systemd/system.conf.d/lab.conf", "[Manager]\nLogTarget=journal\n"),
 		{Path: "/etc/sudoers.d/lab", Mode: 0o440, Content: []byte(
-			adminUser + " ALL=(ALL:ALL) NOPASSWD: ALL\n" + noSudoUser + " ALL=(ALL:ALL) ALL\n")},
+			adminUser + " ALL=(ALL:ALL) NOPASSWD: ALL\n" + opsUser + " ALL=(ALL:ALL) ALL\n" + noSudoUser + " ALL=(ALL:ALL) ALL\n")},
 		text("/etc/resolv.conf", ""),
 		text("/etc/hostname", ""),
 		text("/etc/machine-id", ""),
@@ -124,9 +135,12 @@ func excludedPaths() []string {
 type account struct {
 	Name string
 	ID   int
+	Hash string // of the password
 }
 
-func rootfsUsers() []account { return []account{{adminUser, 1000}, {noSudoUser, 1001}} }
+func rootfsUsers() []account {
+	return []account{{adminUser, 1000, noHash}, {noSudoUser, 1001, noHash}, {opsUser, 1002, sudoHash}}
+}
 
 // dataFolders are not in a host's overlay: overlayfs refuses to be the upper layer of another.
 func dataFolders() []string {
@@ -289,13 +303,12 @@ func mask(path string) error {
 	return os.Symlink("/dev/null", path)
 }
 
-// addUser adds a user who has no password ("*": sshd still takes the user's key,
-// which it would not for a locked "!") and a home of its own.
+// addUser adds a user with a home of its own.
 func addUser(root string, u account) error {
 	for file, line := range map[string]string{
 		"etc/passwd": fmt.Sprintf("%s:x:%d:%d::/home/%s:/bin/bash\n", u.Name, u.ID, u.ID, u.Name),
 		"etc/group":  fmt.Sprintf("%s:x:%d:\n", u.Name, u.ID),
-		"etc/shadow": fmt.Sprintf("%s:*:1:0:99999:7:::\n", u.Name), // last changed on day 1: 0 would ask for a new one
+		"etc/shadow": fmt.Sprintf("%s:%s:1:0:99999:7:::\n", u.Name, u.Hash), // last changed on day 1: 0 would ask for a new one
 	} {
 		if err := appendLine(filepath.Join(root, file), line); err != nil {
 			return err

@@ -19,6 +19,7 @@ const (
 	hostStage = "kubewright-lab-host" // becomes a host's /sbin/init
 	holdStage = "kubewright-lab-hold" // keeps a network namespace
 	execStage = "kubewright-lab-exec" // runs a command in a host
+	diskStage = "kubewright-lab-disk" // is a host's slow disk
 )
 
 const (
@@ -41,6 +42,8 @@ func MaybeInit() {
 		run = holdNamespace
 	case execStage:
 		run = execInHost
+	case diskStage:
+		run = serveDisk
 	default:
 		return
 	}

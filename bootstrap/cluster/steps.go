@@ -26,9 +26,11 @@ import (
 // pollInterval is how often a wait looks again.
 const pollInterval = 100 * time.Millisecond
 
-// await looks until see says that nothing is missing. It reports what it waits
-// for, and what it sees instead each time that changes.
+// await looks until see says that nothing is missing, or the run has no future. It
+// reports what it waits for, and what it sees instead each time that changes.
 func await(ctx context.Context, what string, see func(context.Context) (missing string, err error)) error {
+	ctx, cancel := plan.WaitContext(ctx)
+	defer cancel()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	said := ""

@@ -17,7 +17,7 @@ var meanings = map[Code]string{
 	HostKeyUnknown:  "a host is met for the first time: its key is in no known_hosts file",
 	HostKeyChanged:  "a host shows another key than known_hosts has for it",
 	AuthRefused:     "a host accepts none of the keys that were offered",
-	SudoRefused:     "sudo on a host is missing, or asks for a password",
+	SudoRefused:     "sudo on a host is missing, asks for a password, or does not take the one that was given",
 	HostUnsuitable:  "preflight found what a node cannot run with, or a host has no address that the others reach",
 	HostTaken:       "a host belongs to another cluster, or to another installer's",
 	DiskFull:        "no space is left on a host",

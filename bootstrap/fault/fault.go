@@ -97,6 +97,27 @@ func At(host, step string, err error) error {
 	return &located
 }
 
+// Each takes joined errors apart, and leaves out what says the same as an earlier one.
+func Each(err error) []error {
+	var all []error
+	said := map[string]bool{}
+	var walk func(error)
+	walk = func(err error) {
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+			for _, e := range joined.Unwrap() {
+				walk(e)
+			}
+			return
+		}
+		if err != nil && !said[err.Error()] {
+			said[err.Error()] = true
+			all = append(all, err)
+		}
+	}
+	walk(err)
+	return all
+}
+
 // CodeOf returns the code of err: of the first fault in its tree, Internal if
 // there is none, "" for nil.
 func CodeOf(err error) Code {

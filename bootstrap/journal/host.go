@@ -83,6 +83,15 @@ type systemd struct {
 	j *Host
 }
 
+// Reload changes nothing that is written down. But systemd remembers from here on what
+// it is asked of units: what they were is asked before.
+func (s systemd) Reload(ctx context.Context) error {
+	if err := s.j.ahead(ctx); err != nil {
+		return err
+	}
+	return s.Systemd.Reload(ctx)
+}
+
 func (s systemd) Start(ctx context.Context, unit string) error {
 	if err := s.j.ahead(ctx, unitObject(unit)); err != nil {
 		return err

@@ -156,12 +156,19 @@ func surplus(is, was []string) []string {
 // Apply goes against the order in which things come to be: what runs, what it has
 // mounted, its network, then files, then what ran before and the kernel.
 func (u Undo) Apply(ctx context.Context, h host.Host) error {
-	all, err := u.differing(ctx, h)
+	running, err := u.differing(ctx, h)
+	if err != nil {
+		return err
+	}
+	if err := stopUnits(ctx, h, running); err != nil {
+		return err
+	}
+	all, err := u.differing(ctx, h) // what ran has gone on until now
 	if err != nil {
 		return err
 	}
 	for _, part := range []func(context.Context, host.Host, []difference) error{
-		stopUnits, unmount, removeNetwork, restoreFiles, u.restoreUnits, restoreKernel,
+		unmount, removeNetwork, restoreFiles, u.restoreUnits, restoreKernel,
 	} {
 		if err := part(ctx, h, all); err != nil {
 			return err

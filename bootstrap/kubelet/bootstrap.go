@@ -139,6 +139,8 @@ func (b Bootstrap) Apply(ctx context.Context, h host.Host) error {
 
 // await reports what it waits for, and how its kubelet does meanwhile.
 func (b Bootstrap) await(ctx context.Context, r host.Reader) error {
+	ctx, cancel := plan.WaitContext(ctx)
+	defer cancel()
 	tick := time.NewTicker(bootstrapPoll)
 	defer tick.Stop()
 	said := ""

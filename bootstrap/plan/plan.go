@@ -185,6 +185,15 @@ func (l Lane) Steps() []string {
 	return names
 }
 
+// Docs are the steps' lines for people, in order.
+func (l Lane) Docs() []string {
+	docs := make([]string, len(l.steps))
+	for i, s := range l.steps {
+		docs[i] = s.doc
+	}
+	return docs
+}
+
 // Validate refuses lanes that cannot run to their end: a step name twice in a
 // lane, a cell that no step sets or two steps set, or steps that wait for each other.
 func Validate(lanes ...Lane) error {

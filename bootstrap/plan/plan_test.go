@@ -85,7 +85,11 @@ type log struct {
 }
 
 func (l *log) emit(e Event) {
-	l.lines = append(l.lines, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Lane, e.Step, e.Kind)))
+	line := fmt.Sprintf("%s %s %s", e.Lane, e.Step, e.Kind)
+	if e.For != (Ref{}) {
+		line += fmt.Sprintf(" for %s %s", e.For.Lane, e.For.Step)
+	}
+	l.lines = append(l.lines, strings.TrimSpace(line))
 }
 
 func (l *log) has(line string) bool {
@@ -135,8 +139,8 @@ func TestLanesMeetAtCells(t *testing.T) {
 		if took := time.Since(began); took != 2*time.Second {
 			t.Errorf("took %s: the lanes did not overlap", took)
 		}
-		if !l.has("second late waiting") {
-			t.Errorf("no event says that the lane waits:\n%s", strings.Join(l.lines, "\n"))
+		if !l.has("second late waiting for first slow") {
+			t.Errorf("no event says that the lane waits, and for whom:\n%s", strings.Join(l.lines, "\n"))
 		}
 	})
 }
@@ -393,4 +397,38 @@ func TestDiagnose(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+}
+
+// awaits is an action that changes something, and then waits for what never comes.
+type awaits struct{}
+
+func (awaits) Check(context.Context, *box) (Diff, error) {
+	return Diff{{Verb: Create, Object: "x"}}, nil
+}
+
+func (awaits) Apply(ctx context.Context, _ *box) error {
+	waiting, cancel := WaitContext(ctx)
+	defer cancel()
+	<-waiting.Done()
+	return fmt.Errorf("waiting: %w", context.Cause(waiting))
+}
+
+// TestWaitWithinAStepEndsWithTheRun has one lane fail while a step of another waits.
+func TestWaitWithinAStepEndsWithTheRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		n, err := Run(t.Context(), Options{},
+			lane("a", newBox(), Step[*box, *box]{Name: "x/wait", Do: awaits{}}),
+			lane("b", newBox(), Step[*box, *box]{Name: "x/fail", Do: turnOn{name: "y", takes: time.Second, fails: errors.New("boom")}}))
+		if err == nil || strings.Contains(err.Error(), "waiting") || n.Canceled != 1 || n.Failed != 1 || time.Since(began) > 2*time.Second {
+			t.Errorf("%+v after %v: %v", n, time.Since(began), err)
+		}
+
+		stop := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(stop) })
+		n, err = Run(t.Context(), Options{Stop: stop}, lane("a", newBox(), Step[*box, *box]{Name: "x/wait", Do: awaits{}}))
+		if fault.CodeOf(err) != fault.Interrupted || n.Canceled != 1 {
+			t.Errorf("stopped: %+v, %v", n, err)
+		}
+	})
 }

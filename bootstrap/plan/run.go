@@ -16,7 +16,7 @@ import (
 type Kind string
 
 const (
-	Waiting  Kind = "waiting"  // for a cell of another lane; Text names it
+	Waiting  Kind = "waiting"  // for a cell of another lane; Text names it, For who sets it
 	Applying Kind = "applying" // Check found Diff, Apply begins
 	Progress Kind = "progress" // of the step that is being applied
 	Skipped  Kind = "skipped"  // nothing to change
@@ -34,10 +34,17 @@ type Event struct {
 	Kind  Kind
 	Diff  Diff
 	Text  string        // progress for people
+	For   Ref           // of Waiting: the step that ends the wait
 	Bytes int64         // done so far, with Total
 	Total int64         // 0: unknown
 	Took  time.Duration // of a step that ended, waiting for cells not included
 	Err   error
+}
+
+// Ref names a step of a lane.
+type Ref struct {
+	Lane string `json:"lane"`
+	Step string `json:"step"`
 }
 
 // Count is how many steps ended in each way.
@@ -86,7 +93,7 @@ func Run(ctx context.Context, opts Options, lanes ...Lane) (Count, error) {
 	}
 	waits, cutWaits := context.WithCancel(ctx)
 	defer cutWaits()
-	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), emitTo: opts.Emit, allow: opts.Allow, diagnose: opts.Diagnose}
+	r := &run{ctx: ctx, waits: waits, halt: make(chan struct{}), setBy: setters(lanes), emitTo: opts.Emit, allow: opts.Allow, diagnose: opts.Diagnose}
 	go func() {
 		select {
 		case <-opts.Stop:
@@ -117,6 +124,7 @@ type run struct {
 	waits    context.Context // for waits: ends as soon as the run has no future
 	halt     chan struct{}   // closed: no further step begins
 	haltOnce sync.Once
+	setBy    map[Cell]Ref
 	emitTo   func(Event)
 	diagnose func(ctx context.Context, lane, step string, err error) error
 	allow    func(lane, step string, diff Diff) error
@@ -124,6 +132,19 @@ type run struct {
 	mu    sync.Mutex
 	count Count
 	errs  []error
+}
+
+// setters says which step sets each cell.
+func setters(lanes []Lane) map[Cell]Ref {
+	by := map[Cell]Ref{}
+	for _, l := range lanes {
+		for _, s := range l.steps {
+			for _, c := range s.sets {
+				by[c] = Ref{l.Name, s.name}
+			}
+		}
+	}
+	return by
 }
 
 func (r *run) emit(e Event) {
@@ -176,7 +197,7 @@ func (r *run) await(l Lane, s step) bool {
 		if c.isSet() {
 			continue
 		}
-		r.emit(Event{Lane: l.Name, Step: s.name, Kind: Waiting, Text: c.Name()})
+		r.emit(Event{Lane: l.Name, Step: s.name, Kind: Waiting, Text: c.Name(), For: r.setBy[c]})
 		select {
 		case <-c.ready():
 		case <-r.halt:
@@ -206,7 +227,7 @@ func (r *run) step(l Lane, s step) (ended Event) {
 		ctx = r.waits
 	}
 	failed := func(err error) Event {
-		if s.wait && r.waits.Err() != nil && errors.Is(err, context.Canceled) {
+		if (s.wait || r.ctx.Err() == nil) && r.waits.Err() != nil && errors.Is(err, context.Canceled) {
 			return Event{Kind: Canceled}
 		}
 		return Event{Kind: Failed, Err: fault.At(l.Name, s.name, err)}
@@ -232,6 +253,7 @@ func (r *run) step(l Lane, s step) (ended Event) {
 			r.emit(e)
 		}), s.timeout)
 		defer cancel()
+		bounded = context.WithValue(bounded, waitsKey{}, r.waits)
 		bounded = context.WithValue(bounded, intentKey{}, &Intent{Lane: l.Name, Step: s.name, Diff: diff})
 		if err := s.apply(bounded); err != nil {
 			if errors.Is(bounded.Err(), context.DeadlineExceeded) {
@@ -267,6 +289,22 @@ func timedOut(s step, last *string, err error) error {
 	return &fault.Fault{Code: fault.Timeout,
 		Err:    fmt.Errorf("not done after %s: %s: %w", s.timeout, doing, err),
 		Remedy: "look at the unit logs on the host (journalctl -u kubelet -u kube-apiserver -u etcd), then run the same command again"}
+}
+
+type waitsKey struct{}
+
+// WaitContext returns the context of a part of a step that only waits, within the
+// step's own: it ends as well when the run has no future, because another step
+// failed or it is stopped. What is waited for might never come then. A step that
+// returns its error ends as one that was canceled.
+func WaitContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	waiting, cancel := context.WithCancel(ctx)
+	waits, ok := ctx.Value(waitsKey{}).(context.Context)
+	if !ok {
+		return waiting, cancel
+	}
+	stop := context.AfterFunc(waits, cancel)
+	return waiting, func() { stop(); cancel() }
 }
 
 type reporterKey struct{}

@@ -327,7 +327,7 @@ func (m *mesh) dig(i int, s *session) error {
 	if !m.tunnels(i) {
 		return nil
 	}
-	order := probe.Tunnel{Token: m.token, Host: i, Addr: m.chosen[i], VNI: vni, Port: vxlanPort}
+	order := probe.Tunnel{Host: i, Addr: m.chosen[i], VNI: vni, Port: vxlanPort}
 	for j := range m.hosts {
 		if i != j && m.tunnels(j) {
 			order.Peers = append(order.Peers, probe.Outer{Host: j, Addr: m.chosen[j]})
@@ -365,9 +365,11 @@ func (m *mesh) tries(i, j int) bool {
 	return i != j && m.tunnels(i) && m.tunnels(j) && m.dug[i] == nil && m.dug[j] == nil && m.connected(i, j) && m.connected(j, i)
 }
 
-// connected tells whether UDP goes from i to j, as far as that was tried.
+// connected tells whether UDP goes from i to j in packets of any size, as far as
+// that was tried: else what goes wrong in the tunnel is no news.
 func (m *mesh) connected(i, j int) bool {
-	return m.taken(j, "udp", vxlanPort) || m.reached[i][m.chosen[j]].UDP
+	r := m.reached[i][m.chosen[j]]
+	return m.taken(j, "udp", vxlanPort) || r.UDP && r.MTU >= r.Whole
 }
 
 // judgeTunnels names the hosts without which no pair would be broken: of those

@@ -149,7 +149,7 @@ func (l *looked) lookAt(ctx context.Context, in Input, h *Host, program []byte) 
 		return err
 	}
 	l.session = s
-	if l.clock, err = s.clock(); err != nil {
+	if l.clock, err = readClock(ctx, h.Host); err != nil {
 		return err
 	}
 	order := probe.Look{Ports: ports(in.Cluster, h.Wish.Role), Paths: paths(h.Wish.Role)}

@@ -168,8 +168,11 @@ func TestFindings(t *testing.T) {
 			want:   []string{"h0 error vxlan-tcp-broken: TCP inside VXLAN fails between h0 (198.19.0.1) and h1, though frames arrive"},
 		},
 		"a narrow path": {
-			change: func(h []*machine) { h[0].net.mtu["1>0"], h[0].net.mtu["1>2"] = 1420, 1400 },
-			want:   []string{"h1 error path-mtu: packets of more than 1400 bytes do not arrive at h0, h2, though eth0 has an MTU of 1500"},
+			change: func(h []*machine) {
+				h[0].net.mtu["1>0"], h[0].net.mtu["1>2"] = 1420, 1400
+				h[0].net.inTCP["1>2"] = true // of course
+			},
+			want: []string{"h1 error path-mtu: packets of more than 1400 bytes do not arrive at h0, h2, though eth0 has an MTU of 1500"},
 		},
 		"no place for programs": {
 			change: func(h []*machine) {

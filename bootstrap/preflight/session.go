@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -70,7 +72,7 @@ func openIn(ctx context.Context, h host.Host, program []byte, file string) (*ses
 		orders.CloseWithError(err)
 		replies.CloseWithError(err)
 	}()
-	if _, err := s.ask(probe.Order{Clock: &probe.Clock{}}); err != nil {
+	if _, err := s.ask(probe.Order{Hello: &probe.Hello{}}); err != nil {
 		s.close()
 		return nil, errors.Join(err, h.Remove(context.WithoutCancel(ctx), file))
 	}
@@ -109,20 +111,25 @@ type clock struct {
 	error time.Duration // at most, either way
 }
 
-// clock asks a few times: the quickest answer is the most exact one.
-func (s *session) clock() (clock, error) {
+// readClock asks a few times: the quickest answer is the most exact one. It asks
+// the host's own date, as lock does: what its programs take for the time counts.
+func readClock(ctx context.Context, h host.Host) (clock, error) {
 	const times = 3
 	best := clock{error: time.Hour}
 	for range times {
 		asked := time.Now()
-		r, err := s.ask(probe.Order{Clock: &probe.Clock{}})
+		out, err := h.Query(ctx, "date", "+%s%N")
 		if err != nil {
 			return best, fmt.Errorf("ask for the time: %w", err)
 		}
 		half := time.Since(asked) / 2
+		now, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+		if err != nil {
+			return best, fmt.Errorf("ask for the time: %w", err)
+		}
 		if half < best.error {
 			// Wall clocks are compared: the round trip alone is the monotonic one's.
-			best = clock{ahead: r.Now.Sub(asked.Round(0).Add(half)), error: half}
+			best = clock{ahead: time.Unix(0, now).Sub(asked.Round(0).Add(half)), error: half}
 		}
 	}
 	return best, nil

@@ -11,7 +11,7 @@ import (
 
 // Order is one thing to do: the field that is set.
 type Order struct {
-	Clock  *Clock  `json:"clock,omitempty"`
+	Hello  *Hello  `json:"hello,omitempty"`
 	Look   *Look   `json:"look,omitempty"`
 	Listen *Listen `json:"listen,omitempty"`
 	Reach  *Reach  `json:"reach,omitempty"`
@@ -22,15 +22,14 @@ type Order struct {
 // Reply answers an order: the field of the same name, or what went wrong.
 type Reply struct {
 	Error     string     `json:"error,omitempty"`
-	Now       time.Time  `json:"now"` // by the host's clock, when it answered
 	Seen      *Seen      `json:"seen,omitempty"`
 	Listening *Listening `json:"listening,omitempty"`
 	Reached   []Reached  `json:"reached,omitempty"`
 	Carried   []Carried  `json:"carried,omitempty"`
 }
 
-// Clock asks for the time alone.
-type Clock struct{}
+// Hello asks for an answer alone.
+type Hello struct{}
 
 // Look asks what the host is like.
 type Look struct {
@@ -143,7 +142,6 @@ type Blocked struct {
 // Tunnel has the program make a VXLAN device of its own, in a network namespace
 // without a name, which ends with the program.
 type Tunnel struct {
-	Token string     `json:"token"`
 	Host  int        `json:"host"`
 	Addr  netip.Addr `json:"addr"` // the host's own, on the interface that carries the frames
 	VNI   int        `json:"vni"`

@@ -152,7 +152,7 @@ func (a *app) wish(c *cobra.Command, args []string, cf *clusterFlags, hf *hostFl
 		}
 		var both []string
 		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Changed && f.Name != "file" && f.Name != "bundle" {
+			if f.Changed && f.Name != "file" && f.Name != "bundle" && f.Name != "report" {
 				both = append(both, "--"+f.Name)
 			}
 		})
@@ -177,7 +177,11 @@ func (a *app) wish(c *cobra.Command, args []string, cf *clusterFlags, hf *hostFl
 
 func (a *app) loadSpec() (*spec.Cluster, error) {
 	in, name := a.stdin, "standard input"
-	if a.specPath != "-" {
+	if a.specPath == "-" {
+		if _, err := a.sudo(); err != nil { // its first line may be the password
+			return nil, err
+		}
+	} else {
 		file, err := os.Open(a.specPath)
 		if err != nil {
 			return nil, fault.New(fault.Usage, "name a cluster file that exists", "-f: %w", err)

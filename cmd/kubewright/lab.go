@@ -46,6 +46,13 @@ func (a *app) labCreate() *cobra.Command {
 	c.Flags().BoolVar(&o.NATNIC, "nat-nic", false, "give every host a first NIC as Vagrant does: 10.0.2.15, with the default route")
 	c.Flags().StringVar(&o.Rate, "rate", "", "limit of each host's link in each direction, e.g. 100mbit")
 	c.Flags().IntVar(&o.MTU, "mtu", 0, "MTU of the lab's network (default 1500)")
+	c.Flags().BoolVar(&o.SameMachineID, "same-machine-id", false, "give all hosts one machine-id, as clones of a disk have")
+	c.Flags().BoolVar(&o.Bastion, "bastion", false, "let this machine reach the first host alone, and the others by ProxyJump through it")
+	c.Flags().DurationVar(&o.Trouble.ClockAhead, "clock-ahead", 0, "set the last host's clock ahead, as far as date in a root login shows it, e.g. 10m")
+	c.Flags().BoolVar(&o.Trouble.Swap, "swap", false, "let the last host's /proc/swaps list some swap")
+	c.Flags().BoolVar(&o.Trouble.FullDisk, "full-disk", false, "leave 16 MiB for each of the last host's /var/lib/{containerd,kubelet,etcd}")
+	c.Flags().DurationVar(&o.Trouble.SlowDisk, "slow-disk", 0, "make fsync below the last host's /var/lib/etcd take longer, e.g. 100ms")
+	c.Flags().Uint16Var(&o.Trouble.DropUDP, "drop-udp", 0, "let the last host's firewall drop what comes to a UDP port, e.g. 8472")
 	return c
 }
 

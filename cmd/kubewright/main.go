@@ -8,12 +8,14 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host/sshhost"
 	"github.com/kubewright/kubewright/cmd/kubewright/ui"
 	"github.com/kubewright/kubewright/lab"
 )
@@ -32,9 +34,12 @@ type app struct {
 	sshConfig  string
 	knownHosts []string
 	acceptNew  bool
+	askSudo    bool
+	sudo       func() (*sshhost.SudoPassword, error) // asks on the first call
 	kubeconfig string
 	bundlePath string
 	specPath   string
+	reportPath string
 	ignore     ignored
 	verify     bool // print the proof of a reset
 }
@@ -42,6 +47,7 @@ type app struct {
 // run is the whole program but its exit.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a.sudo = sync.OnceValues(a.readSudoPassword)
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -78,8 +84,9 @@ func (a *app) root() *cobra.Command {
 	flags.StringVarP(&a.sshConfig, "ssh-config", "F", "", "ssh_config file to use instead of the user's and the system's")
 	flags.StringArrayVar(&a.knownHosts, "known-hosts", nil, "known_hosts file to use instead of ssh_config's (repeatable)")
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
+	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "ask once for the password that sudo wants on the hosts; if standard input is no terminal, its first line is taken")
 	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
-	root.AddCommand(a.initCommand(a.run), a.joinCommand(a.run), a.resetCommand(a.run), a.undoCommand(a.run), a.applyCommand(a.run),
+	root.AddCommand(a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.resetCommand(a.run)), a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)),
 		a.planCommand(), a.diffCommand(), a.statusCommand(),
 		a.doctorCommand(), a.explainCommand(), a.supportCommand(),
 		a.preflightCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())

@@ -57,8 +57,6 @@ func (a *app) runPreflight(ctx context.Context, wish *spec.Cluster) error {
 		return err
 	}
 	defer b.Close() //nolint:errcheck // only read from
-	ctx, _, done := interruptible(ctx, func(string) {})
-	defer done()
 	targets, closeAll, err := a.connect(ctx, wish.Hosts)
 	if err != nil {
 		return err
@@ -92,6 +90,7 @@ func (a *app) preflight(ctx context.Context, w *work, notice func(string)) error
 		p.Cluster, p.Server = w.live.Spec, w.live.Access.Server
 	}
 	report, err := p.Run(ctx)
+	w.findings = append(finding.Report{}, report...)
 	for _, f := range report {
 		if f.Severity != finding.Error || f.Ignored {
 			notice(string(f.Severity) + ": " + f.String())

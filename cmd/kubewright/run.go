@@ -60,8 +60,12 @@ func isTerminal(w io.Writer) bool {
 
 // dial connects to a host as the flags and the user's ssh_config say.
 func (a *app) dial(ctx context.Context, name string) (*sshhost.Host, error) {
+	password, err := a.sudo()
+	if err != nil {
+		return nil, err
+	}
 	return sshhost.Dial(ctx, name, sshhost.Config{
-		ConfigFile: a.sshConfig, AcceptNewHostKeys: a.acceptNew, KnownHosts: a.knownHosts,
+		ConfigFile: a.sshConfig, AcceptNewHostKeys: a.acceptNew, KnownHosts: a.knownHosts, SudoPassword: password,
 	})
 }
 
@@ -82,13 +86,19 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 		return err
 	}
 	began := time.Now()
+	page, err := a.newPage(string(r.Verb), began)
+	if err != nil {
+		return err
+	}
+	screen := show
+	show = page.over(screen)
 	ctx, stop, done := interruptible(ctx, show.Notice)
 	defer done()
 	summary := ui.Summary{Hosts: len(r.Hosts)}
 	finish := func(err error) error {
 		summary.Took, summary.Err = time.Since(began), err
 		show.Close(summary)
-		return err
+		return page.end(err)
 	}
 
 	w, err := a.prepare(ctx, r)
@@ -96,6 +106,7 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 		return finish(err)
 	}
 	defer w.close()
+	page.describe(w)
 	if err := a.confirm(w); err != nil {
 		return finish(err)
 	}
@@ -104,7 +115,9 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 		return finish(err)
 	}
 	defer held.release(ctx)
-	if err := a.preflight(ctx, w, show.Notice); err != nil {
+	err = a.preflight(ctx, w, screen.Notice)
+	page.describe(w)
+	if err != nil {
 		return finish(err)
 	}
 	opts := plan.Options{Emit: show.Event, Stop: held.orLost(stop), Diagnose: a.diagnosis(w.all()).Step}
@@ -124,6 +137,7 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 	if err != nil {
 		return finish(err)
 	}
+	page.plan(lanes)
 	names := make([]string, len(lanes))
 	for i, l := range lanes {
 		names[i] = l.Name

@@ -18,6 +18,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/foresee"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/journal"
@@ -40,12 +41,13 @@ const (
 // cluster. Its lanes can be made any number of times, to look and to run.
 type work struct {
 	bootstrap.Request
-	targets []bootstrap.Target // those that become or stay nodes, or are put back
-	leaving []bootstrap.Target // those that apply takes out of the cluster
-	bundle  *bundle.Bundle     // nil: nothing is installed
-	live    *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
-	reset   bootstrap.Reset    // of reset and undo
-	close   func()
+	targets  []bootstrap.Target // those that become or stay nodes, or are put back
+	leaving  []bootstrap.Target // those that apply takes out of the cluster
+	bundle   *bundle.Bundle     // nil: nothing is installed
+	live     *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
+	reset    bootstrap.Reset    // of reset and undo
+	findings finding.Report     // of preflight, nil: it did not look
+	close    func()
 }
 
 // all are the hosts that the work may change.
@@ -275,6 +277,9 @@ func signature() string {
 
 // connect reaches all hosts at once and looks at them. What it returns closes the connections.
 func (a *app) connect(ctx context.Context, hosts []spec.Host) ([]bootstrap.Target, func(), error) {
+	if _, err := a.sudo(); err != nil { // once, not once per host
+		return nil, nil, err
+	}
 	targets, err := bootstrap.Connect(ctx, hosts, func(ctx context.Context, h spec.Host) (bootstrap.Connection, error) {
 		conn, err := a.dial(ctx, h.Name)
 		if err != nil {

@@ -58,7 +58,6 @@ func serve(orders io.Reader, replies io.Writer) error {
 		if err != nil {
 			reply.Error = err.Error()
 		}
-		reply.Now = time.Now()
 		if err := out.Encode(reply); err != nil {
 			return fmt.Errorf("reply: %w", err)
 		}
@@ -86,7 +85,7 @@ func (h *here) close() {
 
 func (h *here) carryOut(o probe.Order) (r probe.Reply, err error) {
 	switch {
-	case o.Clock != nil:
+	case o.Hello != nil:
 	case o.Look != nil:
 		r.Seen, err = look(*o.Look)
 	case o.Listen != nil:

@@ -26,7 +26,8 @@ func TestConformance(t *testing.T) {
 }
 
 // TestLab goes to a lab host, which has its own systemd and users: as root by
-// a forwarded bus socket, as admin by sudo and systemd-stdio-bridge.
+// a forwarded bus socket, as admin by sudo and systemd-stdio-bridge, as ops
+// likewise with sudo's password.
 func TestLab(t *testing.T) {
 	name := fmt.Sprintf("t%d-ssh", os.Getpid()) // that no other run of the tests uses
 	t.Cleanup(func() {
@@ -40,7 +41,9 @@ func TestLab(t *testing.T) {
 	}
 	machine := l.Hosts()[0]
 	cfg := Config{ConfigFile: l.SSHConfig()}
-	for _, user := range []string{"root", "admin"} {
+	asking := cfg
+	asking.SudoPassword = newPassword(t, lab.SudoPassword)
+	for user, cfg := range map[string]Config{"root": cfg, "admin": cfg, "ops": asking} {
 		t.Run(user, func(t *testing.T) {
 			h, err := Dial(t.Context(), user+"@"+machine.Name, cfg)
 			if err != nil {
@@ -70,7 +73,25 @@ func TestLab(t *testing.T) {
 	}
 	t.Run("nosudo", func(t *testing.T) {
 		_, err := Dial(t.Context(), "nosudo@"+machine.Name, cfg)
-		wantFault(t, err, fault.SudoRefused, "nosudo", "NOPASSWD", "root@"+machine.Name)
+		wantFault(t, err, fault.SudoRefused, "nosudo", "NOPASSWD", "--ask-sudo-password", "root@"+machine.Name)
+	})
+	t.Run("a wrong password is tried once", func(t *testing.T) {
+		wrong := cfg
+		wrong.SudoPassword = newPassword(t, "open barley")
+		_, err := Dial(t.Context(), "nosudo@"+machine.Name, wrong)
+		wantFault(t, err, fault.SudoRefused, "nosudo", "tried once", "1 incorrect password attempt")
+	})
+	t.Run("sudo wants a terminal", func(t *testing.T) {
+		h, err := Dial(t.Context(), machine.Name, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		if err := h.WriteFile(t.Context(), "/etc/sudoers.d/tty", strings.NewReader("Defaults:ops requiretty\n"), host.Meta{Mode: 0o440}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = Dial(t.Context(), "ops@"+machine.Name, asking)
+		wantFault(t, err, fault.SudoRefused, "you must have a tty", "requiretty")
 	})
 }
 

@@ -1,8 +1,8 @@
 // Package sshhost reaches hosts over SSH: commands in sessions, files by SFTP,
 // systemd by its D-Bus, sockets by forwarding, all through one connection.
 //
-// Host keys are always verified. A user other than root must have passwordless
-// sudo; everything is then done through it.
+// Host keys are always verified. A user other than root does everything through
+// sudo, which must not ask for a password unless there is one in the Config.
 package sshhost
 
 import (
@@ -34,8 +34,10 @@ type Config struct {
 	AcceptNewHostKeys bool          // trust and remember the key of a host that no known_hosts file lists
 	KnownHosts        []string      // known_hosts files in the place of ssh_config's; new keys go to the first
 	Timeout           time.Duration // for the connection to stand, each hop; 0: 10 s
+	SudoPassword      *SudoPassword // what sudo asks for; nil: it must not ask. Shared by all hosts of a run
 
-	keepalive time.Duration // how often the server is asked whether it is there; 0: 5 s
+	keepalive  time.Duration // how often the server is asked whether it is there; 0: 5 s
+	alwaysSudo bool          // also as root: tests log in as nobody else
 }
 
 const (
@@ -52,6 +54,7 @@ type Host struct {
 	client   *ssh.Client
 	jumps    []*ssh.Client // what it goes through, nearest to us first
 	sudo     []string      // what makes a command root's, empty for root
+	password *SudoPassword // what it asks for, nil if it must not
 	sessions chan struct{} // one token for each command that runs
 	server   netip.Addr
 
@@ -93,8 +96,8 @@ func Dial(ctx context.Context, name string, cfg Config) (*Host, error) {
 	}
 	h.client, h.endpoint = conn.client, conn.endpoint
 	go h.watch(conn.heard, cfg.keepalive)
-	if h.endpoint.user != "root" {
-		h.sudo = []string{"sudo", "-n", "--"}
+	if h.endpoint.user != "root" || cfg.alwaysSudo {
+		h.sudo, h.password = sudo(cfg.SudoPassword), cfg.SudoPassword
 	}
 	if err := h.begin(ctx); err != nil {
 		h.Close() //nolint:errcheck // the first error tells more
@@ -110,7 +113,7 @@ func (h *Host) begin(ctx context.Context) error {
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() error {
 		// printenv fails where the variable is missing: the address is unknown then.
-		out, err := h.exec(ctx, []string{"printenv", "SSH_CONNECTION"}, host.Command{Argv: []string{"printenv"}})
+		out, err := h.exec(ctx, []string{"printenv", "SSH_CONNECTION"}, newConsole(nil), host.Command{Argv: []string{"printenv"}})
 		if exit := (*host.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 			return err
 		}
@@ -129,26 +132,6 @@ func (h *Host) begin(ctx context.Context) error {
 	}
 	go h.systemBus(context.Background()) //nolint:errcheck // whoever needs it tries again and is told
 	return nil
-}
-
-// checkSudo finds out whether sudo works without a password.
-func (h *Host) checkSudo(ctx context.Context) error {
-	if len(h.sudo) == 0 {
-		return nil
-	}
-	_, err := h.exec(ctx, append(h.sudo[:len(h.sudo):len(h.sudo)], "true"), host.Command{Argv: []string{"sudo", "-n", "true"}})
-	var exit *host.ExitError
-	if !errors.As(err, &exit) {
-		return err
-	}
-	user := h.endpoint.user
-	if exit.Status == host.NoProgram {
-		return fault.New(fault.SudoRefused, "install sudo there, or connect as root@"+h.endpoint.written.host,
-			"%s has no sudo, which user %s needs: %w", h.endpoint.hostName, user, err)
-	}
-	return fault.New(fault.SudoRefused,
-		fmt.Sprintf("put the line \"%s ALL=(ALL) NOPASSWD: ALL\" in /etc/sudoers.d/%s there, or connect as root@%s", user, user, h.endpoint.written.host),
-		"sudo on %s does not let %s be root without a password: %w", h.endpoint.hostName, user, err)
 }
 
 // ownAddr is the host's own end of the connection. SSH_CONNECTION has it as the

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -46,11 +45,19 @@ func commandLine(argv ...string) (string, error) {
 	return strings.Join(words, " "), nil
 }
 
-// asRoot is argv as it becomes root, with messages in English and a known search path.
+// asRoot is argv as it becomes root, with messages in English and a known search
+// path. It announces itself.
 func (h *Host) asRoot(argv ...string) []string {
 	wrapped := append([]string(nil), h.sudo...)
-	return append(append(wrapped, "env", searchPath, "LC_ALL=C"), argv...)
+	return append(append(wrapped, "env", searchPath, "LC_ALL=C", "sh", "-c", announce, "sh"), argv...)
 }
+
+// announce makes a command tell its process id before all else: so that it can be
+// ended, for sshd passes on no signals to what root runs, nor to what sudo runs;
+// and so that it is known to run, and not to have been refused by sudo.
+const announce = `echo "` + pidMark + `$$" >&2; exec "$@"`
+
+const killGrace = time.Second
 
 // Query runs a command that changes nothing.
 func (h *Host) Query(ctx context.Context, argv ...string) ([]byte, error) {
@@ -63,37 +70,27 @@ func (h *Host) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 	if len(cmd.Argv) == 0 {
 		return nil, errors.New("run: no command")
 	}
-	return h.exec(ctx, h.asRoot(append([]string{"sh", "-c", announce, "sh"}, cmd.Argv...)...), cmd)
+	out, _, err := h.run(ctx, cmd)
+	return out, err
 }
-
-// announce makes a command tell its process id before all else, so that it can
-// be ended: sshd passes on no signals to what root runs, nor to what sudo runs.
-const (
-	announce  = `echo "` + pidMark + `$$" >&2; exec "$@"`
-	pidMark   = "kubewright-pid:"
-	killGrace = time.Second
-)
 
 // kill ends a command that was given up, as far as that can be done in a moment.
 func (h *Host) kill(pid string) {
 	ctx, cancel := context.WithTimeout(context.Background(), killGrace)
 	defer cancel()
-	line, err := commandLine(h.asRoot("kill", "-TERM", pid)...)
-	if err != nil {
-		return
-	}
 	await(ctx, func() (none, error) { //nolint:errcheck // it may have ended by itself
-		session, err := h.client.NewSession()
+		p, err := h.start("kill", "-TERM", pid)
 		if err != nil {
 			return none{}, err
 		}
-		defer session.Close() //nolint:errcheck // it is closed with the command's end
-		return none{}, session.Run(line)
+		defer p.Close() //nolint:errcheck // it is closed with the command's end
+		_, err = io.Copy(io.Discard, p)
+		return none{}, err
 	})
 }
 
-// exec runs full in a session, and speaks of it as cmd.
-func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byte, error) {
+// exec runs full in a session with the console c, and speaks of it as cmd.
+func (h *Host) exec(ctx context.Context, full []string, c *console, cmd host.Command) ([]byte, error) {
 	line, err := commandLine(full...)
 	if err != nil {
 		return nil, err
@@ -111,31 +108,36 @@ func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byt
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if cmd.Stdin != nil {
-		stdin, err := session.StdinPipe()
-		if err != nil {
+	if c.stdin, err = session.StdinPipe(); err != nil {
+		return nil, err
+	}
+	feed := func() {
+		defer c.stdin.Close() //nolint:errcheck // the command sees its end, or is gone
+		if !c.begun() || cmd.Stdin == nil {
+			return
+		}
+		from := &source{r: cmd.Stdin}
+		io.Copy(c.stdin, from) //nolint:errcheck // a command may end without reading all
+		if from.err != nil {
+			cancel(fmt.Errorf("%s: read what it is to be given: %w", cmd.Argv[0], from.err))
+		}
+	}
+	out, err := await(ctx, func() ([]byte, error) {
+		defer c.settle()
+		var stdout bytes.Buffer
+		session.Stdout, session.Stderr = &stdout, c
+		if cmd.Stdout != nil {
+			session.Stdout = cmd.Stdout
+		}
+		if err := session.Start(line); err != nil {
 			return nil, err
 		}
-		go func() {
-			defer stdin.Close() //nolint:errcheck // the command sees its end, or is gone
-			from := &source{r: cmd.Stdin}
-			io.Copy(stdin, from) //nolint:errcheck // a command may end without reading all
-			if from.err != nil {
-				cancel(fmt.Errorf("%s: read what it is to be given: %w", cmd.Argv[0], from.err))
-			}
-		}()
-	}
-	stderr := &tail{}
-	session.Stderr = stderr
-	out, err := await(ctx, func() ([]byte, error) {
-		if cmd.Stdout == nil {
-			return session.Output(line)
-		}
-		session.Stdout = cmd.Stdout
-		return nil, session.Run(line)
+		go feed() // not before: sshd drops what comes before it knows the command
+		err := session.Wait()
+		return stdout.Bytes(), err
 	})
 	if ctx.Err() != nil { // also if the command ended well on half of its input
-		if pid := stderr.announced(); pid != "" {
+		if pid := c.announced(); pid != "" {
 			h.kill(pid)
 		}
 		go session.Close() //nolint:errcheck // the connection may be stuck
@@ -147,14 +149,18 @@ func (h *Host) exec(ctx context.Context, full []string, cmd host.Command) ([]byt
 	case err == nil:
 		return out, nil
 	case errors.As(err, &exit):
-		failed := &host.ExitError{Argv: cmd.Argv, Status: exit.ExitStatus(), Stderr: stderr.text()}
-		if exit.Signal() != "" {
-			failed.Stderr += "\nkilled by signal " + exit.Signal()
-		}
-		return out, failed
+		return out, exitError(exit, c, cmd.Argv)
 	default:
 		return nil, h.explain(fmt.Errorf("%s: %w", strings.Join(cmd.Argv, " "), err))
 	}
+}
+
+func exitError(exit *ssh.ExitError, c *console, argv []string) *host.ExitError {
+	failed := &host.ExitError{Argv: argv, Status: exit.ExitStatus(), Stderr: c.text()}
+	if exit.Signal() != "" {
+		failed.Stderr += "\nkilled by signal " + exit.Signal()
+	}
+	return failed
 }
 
 // await returns what f returns, or ctx's cause if that comes first; f then goes
@@ -197,43 +203,6 @@ func (s *source) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// tail keeps the last bytes written to it, and the process id among the first.
-type tail struct {
-	mu   sync.Mutex
-	kept []byte
-	pid  string
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.kept = append(t.kept, p...)
-	if t.pid == "" { // sshd may have put lines of its own before it
-		if before, after, ok := bytes.Cut(t.kept, []byte(pidMark)); ok {
-			if pid, rest, ok := bytes.Cut(after, []byte("\n")); ok {
-				t.pid, t.kept = string(pid), append(bytes.Clone(before), rest...)
-			}
-		}
-	}
-	if over := len(t.kept) - stderrKept; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tail) text() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.kept)
-}
-
-// announced is the process id that the command told, "" if it has not yet.
-func (t *tail) announced() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.pid
-}
-
 // pipe is a program on the host as a stream: its standard input and output.
 type pipe struct {
 	io.Reader
@@ -241,29 +210,44 @@ type pipe struct {
 	session *ssh.Session
 }
 
-// start runs full in a session of its own that lasts until the pipe is closed.
-func start(client *ssh.Client, full ...string) (*pipe, error) {
-	line, err := commandLine(full...)
+// start runs a command as root in a session of its own that lasts until the pipe is closed.
+func (h *Host) start(argv ...string) (*pipe, error) {
+	line, err := commandLine(h.asRoot(argv...)...)
 	if err != nil {
 		return nil, err
 	}
-	session, err := client.NewSession()
+	session, err := h.client.NewSession()
 	if err != nil {
 		return nil, err
 	}
-	p := &pipe{session: session}
+	p, c := &pipe{session: session}, h.newConsole()
+	session.Stderr = c
 	p.WriteCloser, err = session.StdinPipe()
 	if err == nil {
 		p.Reader, err = session.StdoutPipe()
 	}
 	if err == nil {
+		c.stdin = p.WriteCloser
 		err = session.Start(line)
 	}
 	if err != nil {
 		session.Close() //nolint:errcheck // it never ran
 		return nil, err
 	}
-	return p, nil
+	ended := make(chan error, 1)
+	go func() {
+		ended <- session.Wait()
+		c.settle()
+	}()
+	if c.begun() {
+		return p, nil
+	}
+	p.Close() //nolint:errcheck // it has ended
+	err = <-ended
+	if exit := (*ssh.ExitError)(nil); errors.As(err, &exit) {
+		return nil, h.sudoRefused(c, exitError(exit, c, argv))
+	}
+	return nil, fmt.Errorf("%s: %w", strings.Join(argv, " "), err)
 }
 
 func (p *pipe) Close() error {

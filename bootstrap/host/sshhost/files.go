@@ -55,7 +55,7 @@ func (h *Host) openSFTP() (*sftp.Client, error) {
 	options := []sftp.ClientOption{sftp.UseConcurrentReads(true), sftp.UseConcurrentWrites(true), sftp.UseFstat(true)}
 	var failures []error
 	for _, program := range serverPrograms() {
-		p, err := start(h.client, h.asRoot(program, "-u", serverUmask)...)
+		p, err := h.start(program, "-u", serverUmask)
 		if err != nil {
 			return nil, err
 		}

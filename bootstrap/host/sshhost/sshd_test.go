@@ -36,6 +36,7 @@ type server struct {
 	dir     string
 	port    string
 	hostKey ssh.PublicKey
+	sudo    string // the folder of a fake sudo, if it has one
 }
 
 // newKey writes a private key, locked if there is a passphrase, and its public half.

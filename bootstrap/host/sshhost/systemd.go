@@ -82,7 +82,7 @@ func (h *Host) dialBus() (*dbus.Conn, error) {
 			failures = append(failures, fmt.Errorf("%s: %w", busSocket, err))
 		}
 	}
-	p, err := start(h.client, h.asRoot(busBridge)...)
+	p, err := h.start(busBridge)
 	if err == nil {
 		var c *dbus.Conn
 		if c, err = greet(p); err == nil {

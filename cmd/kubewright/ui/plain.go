@@ -78,6 +78,7 @@ type Line struct {
 	Lane    string        `json:"lane,omitempty"`
 	Step    string        `json:"step,omitempty"`
 	Text    string        `json:"text,omitempty"`
+	For     *plan.Ref     `json:"for,omitempty"` // the step that ends a wait
 	Changes []plan.Change `json:"changes,omitempty"`
 	Bytes   int64         `json:"bytes,omitempty"`
 	Total   int64         `json:"total,omitempty"`
@@ -126,10 +127,14 @@ func (j *JSONLines) write(l Line) {
 func (j *JSONLines) Begin([]string) {}
 
 func (j *JSONLines) Event(e plan.Event) {
-	j.write(Line{
+	l := Line{
 		Time: e.Time, Kind: string(e.Kind), Lane: e.Lane, Step: e.Step, Text: e.Text, Changes: brief(e.Diff),
 		Bytes: e.Bytes, Total: e.Total, TookMS: e.Took.Milliseconds(), Error: jsonError(e.Err),
-	})
+	}
+	if e.Kind == plan.Waiting {
+		l.For = &e.For
+	}
+	j.write(l)
 }
 
 // brief leaves out the states: events tell what changes, plans tell into what.

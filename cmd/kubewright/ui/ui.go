@@ -66,39 +66,19 @@ func RenderError(w io.Writer, err error, color bool) {
 	if color {
 		label, plainText = red+bold+"error: "+reset, reset
 	}
-	said := map[string]bool{}
-	for _, e := range split(err) {
-		text := e.Error()
-		if said[text] {
-			continue
-		}
-		said[text] = true
+	for _, e := range fault.Each(err) {
 		var why *finding.Diagnosed
 		if errors.As(e, &why) { // its log is the finding's, without secrets
-			fmt.Fprintf(w, "%s%s%s\n", label, firstLine(text), plainText)
+			fmt.Fprintf(w, "%s%s%s\n", label, firstLine(e.Error()), plainText)
 			renderFinding(w, why.Finding)
 		} else {
-			fmt.Fprintf(w, "%s%s%s\n", label, text, plainText)
+			fmt.Fprintf(w, "%s%s%s\n", label, e, plainText)
 			if remedy := fault.RemedyOf(e); remedy != "" {
 				fmt.Fprintf(w, "  remedy: %s\n", remedy)
 			}
 		}
 		fmt.Fprintf(w, "  code: %s (exit %d)\n", fault.CodeOf(e), fault.Exit(e))
 	}
-}
-
-// split takes joined errors apart.
-func split(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		if _, isFault := err.(*fault.Fault); !isFault {
-			var all []error
-			for _, e := range joined.Unwrap() {
-				all = append(all, split(e)...)
-			}
-			return all
-		}
-	}
-	return []error{err}
 }
 
 // size writes bytes as people read them.
