@@ -30,21 +30,21 @@ const squatter = `[Service]
 ExecStartPre=-/usr/bin/systemd-run --quiet --collect --unit=squatter systemd-socket-activate --accept --inetd --listen=127.0.0.1:2379 /bin/true
 `
 
-// seen is a finding as doctor prints it.
-type seen struct {
+// ailment is a finding as doctor prints it.
+type ailment struct {
 	Code, Severity, Host, Object, Message, Cause, Remedy string
 	Log                                                  []string
 }
 
-func (s seen) String() string {
+func (s ailment) String() string {
 	return fmt.Sprintf("%s %s %s %s: %s", s.Severity, s.Code, s.Host, s.Object, s.Message)
 }
 
 // doctor runs it and returns what it found, and its exit status.
-func (e *env) doctor(t testing.TB, hosts ...string) ([]seen, int) {
+func (e *env) doctor(t testing.TB, hosts ...string) ([]ailment, int) {
 	t.Helper()
 	r := e.kubewright(t, append([]string{"doctor", "-o", "json"}, hosts...)...)
-	var found []seen
+	var found []ailment
 	if err := json.Unmarshal([]byte(r.stdout), &found); err != nil {
 		t.Fatalf("doctor: %v\n%s", err, r.output())
 	}
@@ -60,7 +60,7 @@ func (e *env) healthy(t testing.TB) {
 			return ""
 		}
 		// That a component was started anew is told for ten minutes: it was this test.
-		others := slices.DeleteFunc(slices.Clone(found), func(s seen) bool { return s.Code == "unit-restarting" && s.Severity == "warning" })
+		others := slices.DeleteFunc(slices.Clone(found), func(s ailment) bool { return s.Code == "unit-restarting" && s.Severity == "warning" })
 		if len(others) == 0 && exit == 0 {
 			return ""
 		}
@@ -173,7 +173,7 @@ func TestHealth(t *testing.T) {
 			}
 			eventually(t, 30*time.Second, b.code, func() string {
 				found, exit := e.doctor(t, hosts...)
-				i := slices.IndexFunc(found, func(s seen) bool {
+				i := slices.IndexFunc(found, func(s ailment) bool {
 					return s.Code == b.code && s.Host == b.host && strings.Contains(s.Object, b.object)
 				})
 				if i < 0 || exit != 19 {

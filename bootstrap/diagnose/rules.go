@@ -71,9 +71,8 @@ func rules() []rule {
 		{"containerd", []string{"failed to create CRI service"}, finding.RuntimeFailed},
 		{"containerd", []string{"failed to load plugin", "required"}, finding.RuntimeFailed},
 		{"containerd", []string{"level=fatal"}, finding.RuntimeFailed},
-		{"containerd", []string{"containerd: "}, finding.RuntimeFailed}, // its last words
 
-		{"kube-proxy", []string{"failed to load"}, finding.ConfigRefused},
+		{"kube-proxy", []string{"failed complete"}, finding.ConfigRefused},
 		{"kube-proxy", []string{"connect: connection refused", "https://"}, finding.APIUnreachableFromNode},
 		{"kube-controller-manager", []string{"connect: connection refused", "https://"}, finding.APIUnreachable},
 		{"kube-scheduler", []string{"connect: connection refused", "https://"}, finding.APIUnreachable},

@@ -34,6 +34,7 @@ func TestRecognise(t *testing.T) {
 		{"coredns", `[FATAL] plugin/loop: Loop (127.0.0.1:40000 -> :53) detected for zone "."`, finding.DNSLoop},
 		{"kube-scheduler", `kube-scheduler.service: A process of this unit has been killed by the OOM killer.`, finding.OutOfMemory},
 		{"kubelet", `I1125 20:59:38.1 1 server.go:1] "Started kubelet"`, ""},
+		{"containerd", `Started containerd.service - containerd: container runtime.`, ""},
 		{"kube-proxy", `panic: failed to open database`, ""}, // another's words
 	} {
 		if got, line, ok := Recognise(c.of, []string{"before", c.line, "after"}); got != c.want || ok != (c.want != "") || ok && line != c.line {

@@ -66,19 +66,13 @@ func RenderError(w io.Writer, err error, color bool) {
 	if color {
 		label, plainText = red+bold+"error: "+reset, reset
 	}
-	said := map[string]bool{}
 	for _, e := range fault.Each(err) {
-		text := e.Error()
-		if said[text] {
-			continue
-		}
-		said[text] = true
 		var why *finding.Diagnosed
 		if errors.As(e, &why) { // its log is the finding's, without secrets
-			fmt.Fprintf(w, "%s%s%s\n", label, firstLine(text), plainText)
+			fmt.Fprintf(w, "%s%s%s\n", label, firstLine(e.Error()), plainText)
 			renderFinding(w, why.Finding)
 		} else {
-			fmt.Fprintf(w, "%s%s%s\n", label, text, plainText)
+			fmt.Fprintf(w, "%s%s%s\n", label, e, plainText)
 			if remedy := fault.RemedyOf(e); remedy != "" {
 				fmt.Fprintf(w, "  remedy: %s\n", remedy)
 			}
