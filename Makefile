@@ -77,6 +77,11 @@ unit: packages ## unit tests
 test: build lint unit ## unit tests, lint and the end-to-end suite on lab hosts
 	go test -count=1 -timeout 40m -v ./e2e
 
+.PHONY: reliability
+reliability: build ## every interruption of init, join and reset, and 2000 random ones, on the simulated cluster; preflight's time
+	go test -count=1 -timeout 60m -v -run 'TestEveryPoint|TestSchedules$$' ./bootstrap -points 0 -schedules 2000
+	go test -run '^$$' -bench BenchmarkPreflight ./bootstrap/preflight
+
 .PHONY: bench
 bench: build ## bare hosts to three nodes Ready, three runs, split by step and host
 	go run ./e2e/bench

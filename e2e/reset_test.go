@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -52,7 +53,10 @@ func TestReset(t *testing.T) {
 		t.Fatalf("reset of the control-plane node alone: exit %d\n%s", r.exit, r.output())
 	}
 
-	e.must(t, "reset", hosts[2])
+	r := e.must(t, "reset", hosts[2], "--verify")
+	if proof := regexp.MustCompile(`as it was before: [1-9]\d* objects compared, no difference\n  inventory before the first change ([0-9a-f]{64})\n  inventory now +([0-9a-f]{64})`).FindStringSubmatch(r.stdout); proof == nil || proof[1] != proof[2] {
+		t.Errorf("the proof:\n%s", r.stdout)
+	}
 	asBefore(hosts[2])
 	if got := e.kubectl(t, "get", "nodes", "-o", "name"); got != "node/"+hosts[0]+"\nnode/"+hosts[1] {
 		t.Errorf("nodes after the reset of %s:\n%s", hosts[2], got)

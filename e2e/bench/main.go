@@ -1,6 +1,6 @@
 // Command bench measures how long a cluster takes from bare lab hosts to three
-// nodes Ready with DNS available, and how long the same command takes again. It
-// runs the program and the bundle that `make build` made.
+// nodes Ready with DNS available, how long it takes to see that nothing is to be
+// done, and to put all hosts back. It runs the program and the bundle that `make build` made.
 package main
 
 import (
@@ -50,7 +50,11 @@ type Step struct {
 // Report is what is written as JSON.
 type Report struct {
 	Cluster []int64 `json:"cluster_ms"` // bare hosts to three nodes Ready and DNS available
+	Plan    []int64 `json:"plan_ms"`    // of the cluster, on the bare hosts
 	Again   []int64 `json:"again_ms"`   // the same command once more
+	Apply   []int64 `json:"apply_ms"`   // apply -f with nothing to do
+	Diff    []int64 `json:"diff_ms"`    // diff -f with no drift
+	Reset   []int64 `json:"reset_ms"`   // all hosts, compared with their inventories
 	Steps   []*Step `json:"steps"`
 }
 
@@ -78,19 +82,29 @@ func bench(ctx context.Context, program string, runs int, out string) (err error
 		if err := os.WriteFile(file, []byte(spec), 0o600); err != nil {
 			return err
 		}
-		args := []string{"init", "-f", file, "-F", l.SSHConfig(), "--kubeconfig", filepath.Join(dir, "kubeconfig"), "-o", "jsonl"}
-		took, lines, err := run(ctx, program, args)
-		if err != nil {
-			return err
+		for _, m := range []struct {
+			args []string
+			into *[]int64
+		}{
+			{[]string{"plan", "init", "-f", file}, &report.Plan},
+			{[]string{"init", "-f", file, "-o", "jsonl"}, &report.Cluster},
+			{[]string{"init", "-f", file}, &report.Again},
+			{[]string{"apply", "-f", file}, &report.Apply},
+			{[]string{"diff", "-f", file}, &report.Diff},
+			{[]string{"reset", "-f", file}, &report.Reset},
+		} {
+			took, output, err := run(ctx, program, append(m.args, "-F", l.SSHConfig(), "--kubeconfig", filepath.Join(dir, "kubeconfig")))
+			if err != nil {
+				return err
+			}
+			*m.into = append(*m.into, took.Milliseconds())
+			if m.into == &report.Cluster {
+				if err := report.add(i, output, took); err != nil {
+					return err
+				}
+			}
+			fmt.Fprintf(os.Stderr, "run %d: %-5s %6.2f s\n", i+1, m.args[0], took.Seconds())
 		}
-		report.Cluster = append(report.Cluster, took.Milliseconds())
-		report.add(i, lines, took)
-		again, _, err := run(ctx, program, args)
-		if err != nil {
-			return err
-		}
-		report.Again = append(report.Again, again.Milliseconds())
-		fmt.Fprintf(os.Stderr, "run %d: %.1f s, again %.2f s\n", i+1, took.Seconds(), again.Seconds())
 	}
 	if err := report.table(); err != nil {
 		return err
@@ -105,8 +119,8 @@ func bench(ctx context.Context, program string, runs int, out string) (err error
 	return os.WriteFile(out, append(content, '\n'), 0o644)
 }
 
-// run returns how long the program took as a whole, and what it said.
-func run(ctx context.Context, program string, args []string) (time.Duration, []ui.Line, error) {
+// run returns how long the program took as a whole, and what it wrote.
+func run(ctx context.Context, program string, args []string) (time.Duration, []byte, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -114,22 +128,21 @@ func run(ctx context.Context, program string, args []string) (time.Duration, []u
 	if err := cmd.Run(); err != nil {
 		return 0, nil, fmt.Errorf("%w\n%s%s", err, stdout.String(), stderr.String())
 	}
-	took := time.Since(began)
+	return time.Since(began), stdout.Bytes(), nil
+}
+
+// add files the steps of a run, from its JSON lines.
+func (r *Report) add(i int, output []byte, took time.Duration) error {
 	var lines []ui.Line
-	for in := bufio.NewScanner(&stdout); in.Scan(); {
+	for in := bufio.NewScanner(bytes.NewReader(output)); in.Scan(); {
 		var l ui.Line
 		if err := json.Unmarshal(in.Bytes(), &l); err != nil {
-			return 0, nil, fmt.Errorf("line of the run: %w", err)
+			return fmt.Errorf("line of the run: %w", err)
 		}
 		lines = append(lines, l)
 	}
-	return took, lines, nil
-}
-
-// add files the steps of a run.
-func (r *Report) add(i int, lines []ui.Line, took time.Duration) {
 	if len(lines) == 0 {
-		return
+		return nil
 	}
 	began := lines[len(lines)-1].Time.Add(-took)
 	for _, l := range lines {
@@ -144,6 +157,7 @@ func (r *Report) add(i int, lines []ui.Line, took time.Duration) {
 		r.Steps[at].Took = append(r.Steps[at].Took, l.TookMS)
 		r.Steps[at].End = append(r.Steps[at].End, l.Time.Sub(began).Milliseconds())
 	}
+	return nil
 }
 
 func (r *Report) table() error {
@@ -164,7 +178,15 @@ func (r *Report) table() error {
 	}
 	fmt.Printf("\nbare hosts to %d nodes Ready, DNS available: median %.1f s of %d runs (%.1f to %.1f)\n", hosts,
 		float64(median(r.Cluster))/1e3, len(r.Cluster), float64(slices.Min(r.Cluster))/1e3, float64(slices.Max(r.Cluster))/1e3)
-	fmt.Printf("the same command again: median %.2f s\n", float64(median(r.Again))/1e3)
+	for _, m := range []struct {
+		what string
+		took []int64
+	}{
+		{"the same command again", r.Again}, {"apply -f with nothing to do", r.Apply}, {"diff -f without drift", r.Diff},
+		{"plan of the cluster on bare hosts", r.Plan}, {"reset of all hosts, with the proof", r.Reset},
+	} {
+		fmt.Printf("%s: median %.2f s (%.2f to %.2f)\n", m.what, float64(median(m.took))/1e3, float64(slices.Min(m.took))/1e3, float64(slices.Max(m.took))/1e3)
+	}
 	return nil
 }
 
