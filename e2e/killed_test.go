@@ -164,8 +164,9 @@ func (e *env) inventories(t *testing.T, hosts []string) map[string][]string {
 	return all
 }
 
-// ofBoot is the folder that systemd makes for a service's temporary files, a new one each time.
-var ofBoot = regexp.MustCompile(`^/(var/)?tmp/systemd-private-`)
+// ofBoot is what is another after a boot: systemd's folders for temporary files of
+// services, and the number of an interface's other end.
+var ofBoot = regexp.MustCompile(`^/(var/)?tmp/systemd-private-|^eth\d+@if\d+:$`)
 
 // same wants hosts to be as they were.
 func (e *env) same(t *testing.T, want map[string][]string, hosts []string) {
