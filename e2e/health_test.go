@@ -100,7 +100,7 @@ func TestHealth(t *testing.T) {
 		if t.Failed() {
 			t.Log(r.output())
 		}
-		if x := e.must(t, "explain", "port-in-use"); !strings.Contains(x.stdout, "ss -ltnp") {
+		if x := e.must(t, "explain", "port-in-use"); !strings.Contains(x.stdout, "What to do:") {
 			t.Errorf("explain: %s", x.output())
 		}
 		e.on(t, cp, "rm", "-r", "/etc/systemd/system/etcd.service.d")

@@ -53,7 +53,7 @@ func Units(ctx context.Context, r host.Reader, now time.Time, names ...string) (
 			if err != nil {
 				f.Message += "; its journal could not be read"
 			}
-			explain(&f, component(u.Name), log, u.Active != "inactive")
+			explain(&f, component(u.Name), log, u.Active != "inactive" && u.Active != "active")
 		}
 		report = append(report, f.Advised())
 	}
@@ -84,14 +84,18 @@ func state(u host.Unit, now time.Time) (finding.Finding, bool) {
 // component is what rules call a unit.
 func component(unit string) string { return strings.TrimSuffix(unit, ".service") }
 
-// explain adds a log to a finding, and if it says why, the nearer code. What ended
-// in good order is not judged by what it logged.
+// explain adds a log to a finding, and if it says why, the nearer code. What runs,
+// or ended in good order, is not judged by what it logged.
 func explain(f *finding.Finding, component string, log []string, judge bool) {
 	telling := ""
 	if judge {
 		if code, line, ok := Recognise(component, log); ok {
 			f.Code, telling = code, line
 		}
+	}
+	if f.Code == finding.PortInUse { // here it is known whose port it is, and not who has taken it
+		f.Cause = "another program listens on a port of " + f.Object
+		f.Remedy = "find out who (ss -ltnp) and stop it, then run the same command again"
 	}
 	f.Log = relevant(log, telling)
 }

@@ -117,6 +117,10 @@ func TestStep(t *testing.T) {
 	if got := found("cp1", failed); got != finding.PortInUse {
 		t.Errorf("a unit that runs by now got %s", got)
 	}
+	var why *finding.Diagnosed
+	if errors.As(r.Step(t.Context(), "cp1", "x/y", failed), &why); !strings.Contains(why.Finding.Remedy, "ss -ltnp") {
+		t.Errorf("of a port that is taken: %+v", why.Finding) // never to stop the unit itself
+	}
 	s.CrashUnit("etcd.service")
 	s.Script(journal("etcd.service", "walpb: crc mismatch\n"))
 	for _, err := range []error{late, failed} {
