@@ -27,7 +27,7 @@ func TestTwoAdmins(t *testing.T) {
 		if strings.Contains(stdout.String(), `"kind":"applying","lane":"`+e.host(1)+`","step":"controlplane/start"`) {
 			return ""
 		}
-		return stdout.String()
+		return "it has said: " + stdout.String()
 	})
 	other := *e // another workstation: it has no kubeconfig of the cluster
 	other.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")

@@ -176,9 +176,7 @@ func TestFindings(t *testing.T) {
 		},
 		"no place for programs": {
 			change: func(h []*machine) {
-				for _, dir := range []string{"/dev/shm", "/run", "/tmp", "/var/tmp", "/root"} {
-					h[1].noexec = append(h[1].noexec, dir)
-				}
+				h[1].noexec = append(h[1].noexec, "/dev/shm", "/run", "/tmp", "/var/tmp", "/root")
 			},
 			want: []string{"h1 warning probe-failed: kernel, disk, ports and network could not be tried: "},
 		},

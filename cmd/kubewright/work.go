@@ -193,6 +193,9 @@ func (a *app) findJournals(ctx context.Context, w *work) error {
 			w.reset.Undo = bootstrap.LastSteps(u.Steps)
 		case u.To != "":
 			w.reset.Undo = bootstrap.BackTo(u.To)
+			if !slices.ContainsFunc(w.targets, func(t bootstrap.Target) bool { return len(w.reset.Undo(t.Journal)) > 0 }) {
+				return noSuchStep(u.To)
+			}
 		default:
 			w.reset.Undo = bootstrap.LastRun
 		}
