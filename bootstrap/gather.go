@@ -50,36 +50,52 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 	if t.Facts, err = host.Gather(ctx, conn.Host); err != nil {
 		return t, err
 	}
-	if t.Claim, err = claim.Read(ctx, conn.Host); err != nil || t.Claim == nil {
-		return t, err
+	return t, t.lookUp(ctx)
+}
+
+// lookUp finds out which cluster the host belongs to, and how far.
+func (t *Target) lookUp(ctx context.Context) (err error) {
+	t.Member = false
+	if t.Claim, err = claim.Read(ctx, t.Host); err != nil || t.Claim == nil {
+		return err
 	}
-	found, err := conn.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig)
+	found, err := t.Host.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig)
 	if err != nil {
-		return t, err
+		return err
 	}
 	// One that has its token still was left half-way in kubelet/bootstrap.
 	if found[0].Exists && found[1].Exists && !found[2].Exists {
-		ca, err := conn.ReadFile(ctx, found[1].Path)
+		ca, err := t.Host.ReadFile(ctx, found[1].Path)
 		if err != nil {
-			return t, err
+			return err
 		}
-		trouble, err := kubelet.CertificateTrouble(ctx, conn.Host, ca)
+		trouble, err := kubelet.CertificateTrouble(ctx, t.Host, ca)
 		t.Member = err == nil && trouble == ""
 	}
-	return t, nil
+	return nil
+}
+
+// LookAgain finds out once more which cluster hosts belong to: under their locks, when
+// nobody else can change it any more.
+func LookAgain(ctx context.Context, targets []Target) error {
+	return each(targets, "gather-facts", func(t *Target) error { return t.lookUp(ctx) })
+}
+
+// each calls f for all targets at once.
+func each(targets []Target, step string, f func(*Target) error) error {
+	faults := make([]error, len(targets))
+	var all sync.WaitGroup
+	for i := range targets {
+		all.Go(func() { faults[i] = fault.At(targets[i].Wish.Name, step, f(&targets[i])) })
+	}
+	all.Wait()
+	return errors.Join(faults...)
 }
 
 // ReadJournals reads the journals of hosts, at once.
 func ReadJournals(ctx context.Context, targets []Target) error {
-	faults := make([]error, len(targets))
-	var all sync.WaitGroup
-	for i := range targets {
-		t := &targets[i]
-		all.Go(func() {
-			entries, err := journal.Read(ctx, t.Host)
-			t.Journal, faults[i] = entries, fault.At(t.Wish.Name, "read-journal", err)
-		})
-	}
-	all.Wait()
-	return errors.Join(faults...)
+	return each(targets, "read-journal", func(t *Target) (err error) {
+		t.Journal, err = journal.Read(ctx, t.Host)
+		return err
+	})
 }

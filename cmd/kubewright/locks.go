@@ -6,33 +6,38 @@ import (
 	"sync"
 	"time"
 
+	"github.com/kubewright/kubewright/bootstrap"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/lock"
 )
 
-// locks are those of all hosts of a run.
+// locks are those of all hosts of a run, for as long as it works.
 type locks struct {
+	verb   string // with its hosts, as others are told
+	notice func(string)
+
 	held  []*lock.Held
 	hosts []string
 	gone  chan struct{} // closed when one is lost before release
 	once  sync.Once
 }
 
-// lockAll takes the locks of all hosts that the work may change, or none.
-func lockAll(ctx context.Context, w *work, notice func(string)) (*locks, error) {
-	all := w.all()
-	l := &locks{gone: make(chan struct{})}
-	held := make([]*lock.Held, len(all))
-	faults := make([]error, len(all))
+func newLocks(verb string, notice func(string)) *locks {
+	return &locks{verb: verb, notice: notice, gone: make(chan struct{})}
+}
+
+// take takes the locks of hosts, besides those that are held; of all that can be had, also
+// if it fails: release gives them back.
+func (l *locks) take(ctx context.Context, targets []bootstrap.Target) error {
+	held := make([]*lock.Held, len(targets))
+	faults := make([]error, len(targets))
 	var taking sync.WaitGroup
-	for i, t := range all {
+	for i, t := range targets {
 		taking.Go(func() {
 			user, from := operator()
-			who := lock.Holder{User: user, From: from, Verb: w.String()}
+			who := lock.Holder{User: user, From: from, Verb: l.verb}
 			if t.Claim != nil {
 				who.Cluster = t.Claim.Cluster
-			} else if w.Spec != nil {
-				who.Cluster = w.Spec.Name
 			}
 			h, err := lock.Take(ctx, t.Host, who)
 			held[i], faults[i] = h, fault.At(t.Wish.Name, "lock", err)
@@ -43,22 +48,16 @@ func lockAll(ctx context.Context, w *work, notice func(string)) (*locks, error) 
 		if h == nil {
 			continue
 		}
-		l.held, l.hosts = append(l.held, h), append(l.hosts, all[i].Wish.Name)
+		l.held, l.hosts = append(l.held, h), append(l.hosts, targets[i].Wish.Name)
 		if h.TookOver != nil {
-			notice(all[i].Wish.Name + ": took over the lock of a run that gave no sign of life: " + h.TookOver.String())
+			l.notice(targets[i].Wish.Name + ": took over the lock of a run that gave no sign of life: " + h.TookOver.String())
 		}
-	}
-	if err := errors.Join(faults...); err != nil {
-		l.release(ctx)
-		return nil, err
-	}
-	for _, h := range l.held {
 		go func() {
 			<-h.Lost()
 			l.once.Do(func() { close(l.gone) })
 		}()
 	}
-	return l, nil
+	return errors.Join(faults...)
 }
 
 // orLost is closed when stop is, or when a lock is lost.

@@ -61,7 +61,7 @@ func (p *planner) show(ctx context.Context, r bootstrap.Request) error {
 
 // plan is what a request would do now.
 func (a *app) plan(ctx context.Context, r bootstrap.Request) (*bootstrap.Saved, error) {
-	w, err := a.prepare(ctx, r)
+	w, err := a.prepare(ctx, r, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -101,20 +101,17 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 		return page.end(err)
 	}
 
-	w, err := a.prepare(ctx, r)
+	held := newLocks(r.String(), show.Notice)
+	w, err := a.prepare(ctx, r, held)
 	if err != nil {
 		return finish(err)
 	}
 	defer w.close()
+	defer held.release(ctx)
 	page.describe(w)
 	if err := a.confirm(w); err != nil {
 		return finish(err)
 	}
-	held, err := lockAll(ctx, w, show.Notice)
-	if err != nil {
-		return finish(err)
-	}
-	defer held.release(ctx)
 	err = a.preflight(ctx, w, screen.Notice)
 	page.describe(w)
 	if err != nil {

@@ -54,8 +54,10 @@ type work struct {
 func (w *work) all() []bootstrap.Target { return slices.Concat(w.targets, w.leaving) }
 
 // prepare reaches the hosts of a request and looks at all that its plan depends
-// on. It changes nothing. The caller closes the work.
-func (a *app) prepare(ctx context.Context, r bootstrap.Request) (w *work, err error) {
+// on. It changes nothing. With locks, it takes those of all hosts before it looks, so that
+// what it sees is what the run will find; without, it only looks: for plans. The caller closes
+// the work, and releases the locks before that.
+func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w *work, err error) {
 	w = &work{Request: r}
 	var closers []func()
 	w.close = func() {
@@ -65,6 +67,9 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request) (w *work, err er
 	}
 	defer func() {
 		if err != nil {
+			if held != nil {
+				held.release(ctx) // as long as there are connections
+			}
 			w.close()
 			w = nil
 		}
@@ -84,10 +89,17 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request) (w *work, err er
 	}
 	connect := func(hosts []spec.Host) ([]bootstrap.Target, error) {
 		targets, closeAll, err := a.connect(ctx, hosts)
-		if err == nil {
-			closers = append(closers, closeAll)
+		if err != nil {
+			return nil, err
 		}
-		return targets, err
+		closers = append(closers, closeAll)
+		if held == nil {
+			return targets, nil
+		}
+		if err := held.take(ctx, targets); err != nil {
+			return nil, err
+		}
+		return targets, bootstrap.LookAgain(ctx, targets)
 	}
 	if w.targets, err = connect(r.Hosts); err != nil {
 		return w, err
