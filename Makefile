@@ -20,18 +20,28 @@ STATE := /var/lib/kubewright-lab/$(LAB)
 ACCESS := -F $(STATE)/ssh_config --kubeconfig $(STATE)/kubeconfig
 
 # Debian packages: a C compiler and libseccomp for runc; the rest for the lab and the tests.
-PACKAGES := gcc libc6-dev libseccomp-dev mmdebstrap nftables iproute2 openssh-client openssh-server busybox-static chromium
+PACKAGES := gcc libc6-dev libseccomp-dev mmdebstrap nftables iproute2 openssh-client openssh-server busybox-static
+# What the end-to-end suite looks at pages with.
+BROWSER := chromium fonts-dejavu-core
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 .PHONY: help
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-.PHONY: packages
+.PHONY: packages browser
+packages: WANTED = $(PACKAGES)
 packages: ## install the Debian packages that are missing
-	@missing=$$({ dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null || true; } | sed -n 's/ install ok installed$$//p' \
-	  | sort - | comm -13 - <(printf '%s\n' $(PACKAGES) | sort)); \
-	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
+	@$(install)
+browser: WANTED = $(BROWSER)
+browser:
+	@$(install)
+
+define install
+missing=$$({ dpkg-query -W -f '$${Package} $${Status}\n' $(WANTED) 2>/dev/null || true; } | sed -n 's/ install ok installed$$//p' \
+  | sort - | comm -13 - <(printf '%s\n' $(WANTED) | sort)); \
+if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
+endef
 
 .PHONY: build
 build: packages $(KUBEWRIGHT) $(BUNDLE) ## build the command and the bundle
@@ -74,7 +84,7 @@ unit: packages ## unit tests
 	go test $$(go list ./... | grep -v /e2e)
 
 .PHONY: test
-test: build lint unit ## unit tests, lint and the end-to-end suite on lab hosts
+test: build browser lint unit ## unit tests, lint and the end-to-end suite on lab hosts
 	go test -count=1 -timeout 40m -v ./e2e
 
 .PHONY: reliability
