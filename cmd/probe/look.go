@@ -94,13 +94,23 @@ func timeDisk(dir string) (*probe.Disk, error) {
 		if _, err := file.Write(block); err != nil {
 			return nil, fmt.Errorf("time the disk of %s: %w", dir, err)
 		}
-		if err := unix.Fdatasync(int(file.Fd())); err != nil {
+		if err := flush(file); err != nil {
 			return nil, fmt.Errorf("time the disk of %s: %w", dir, err)
 		}
 		took = append(took, time.Since(start))
 	}
 	slices.Sort(took)
 	return &probe.Disk{Dir: dir, Writes: len(took), P99: took[(len(took)*99+99)/100-1]}, nil
+}
+
+// flush is fdatasync. On FUSE the signals by which Go's scheduler interrupts
+// itself interrupt it, too.
+func flush(file *os.File) error {
+	for {
+		if err := unix.Fdatasync(int(file.Fd())); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // firewalls lists the chains for packets to the host that drop by default. That
