@@ -1,11 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +11,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/cmd/kubewright/ui"
 )
 
 func (a *app) preflightCommand() *cobra.Command {
@@ -114,33 +113,15 @@ func (i *ignored) String() string { return "" } // there is no default to be sho
 
 func (i *ignored) Type() string { return "CODE" }
 
-// renderFindings prints findings by host, the gravest first, each with its way out.
+// renderFindings prints findings by host, each with its way out, and what they mean for init.
 func renderFindings(w io.Writer, r finding.Report) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	hosts, order := map[string]finding.Report{}, []string(nil)
-	for _, f := range r {
-		if hosts[f.Host] == nil {
-			order = append(order, f.Host)
-		}
-		hosts[f.Host] = append(hosts[f.Host], f)
+	if err := ui.RenderReport(w, r); err != nil {
+		return err
 	}
-	for _, host := range order {
-		fmt.Fprintln(t, cmp.Or(host, "all hosts"))
-		for _, f := range hosts[host] {
-			severity := string(f.Severity)
-			if f.Ignored {
-				severity = "ignored"
-			}
-			fmt.Fprintf(t, "  %s\t%s\t%s\n", severity, f.Code, f.Message)
-			if f.Remedy != "" {
-				fmt.Fprintf(t, "  \t\tremedy: %s\n", f.Remedy)
-			}
-		}
-	}
+	verdict := "nothing would stop init"
 	if blocking := len(r.Blocking()); blocking > 0 {
-		fmt.Fprintf(t, "%d of %d findings would stop init\n", blocking, len(r))
-	} else {
-		fmt.Fprintln(t, "nothing would stop init")
+		verdict = fmt.Sprintf("%d of %d findings would stop init", blocking, len(r))
 	}
-	return t.Flush()
+	_, err := fmt.Fprintln(w, verdict)
+	return err
 }

@@ -28,8 +28,10 @@ func TestRenderFindings(t *testing.T) {
 cp
   ignored  port-in-use  port TCP 6443 is in use by haproxy (pid 612)
                         remedy: stop it
-all hosts
+the cluster
   note  mtu-chosen  pods get 1450
+2 errors, 1 warning, 1 note
+` + "`kubewright explain CODE` says more" + `
 1 of 4 findings would stop init
 `
 	if diff := cmp.Diff(want, got.String()); diff != "" {

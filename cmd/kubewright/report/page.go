@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	_ "embed"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
 
@@ -68,6 +70,7 @@ type tile struct{ Number, Text string }
 type faultView struct {
 	Host, Step, Message, More, Code, Remedy string
 	Exit                                    int
+	Why                                     *finding.Finding // what was found out about it, nil: nothing
 }
 
 type waitView struct {
@@ -223,6 +226,12 @@ func newFault(err error) faultView {
 		f.Host, f.Step, message = at.Host, at.Step, at.Err.Error()
 	}
 	f.Message, f.More, _ = strings.Cut(message, "\n")
+	if why := (*finding.Diagnosed)(nil); errors.As(err, &why) {
+		f.Why, f.More = &why.Finding, "" // its log is the finding's, without secrets
+		if why.Finding.Remedy != "" {
+			f.Remedy = why.Finding.Remedy
+		}
+	}
 	return f
 }
 

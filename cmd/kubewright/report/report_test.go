@@ -185,6 +185,11 @@ func pages(t *testing.T) map[string]string {
 	}), 0, nil, nil)
 	add("interrupted", func() []plan.Lane { return lanes("", nil) }, described(nil), 2*time.Second, nil, nil)
 	add("refused", nil, Run{Verb: "join"}, 0, unreachable, nil)
+	add("diagnosed", nil, described(nil), 0, &fault.Fault{Code: fault.StepFailed, Host: "cp1", Step: "controlplane/start", Err: &finding.Diagnosed{
+		Err: errors.New("start etcd.service: failed\nall of its log"),
+		Finding: finding.Finding{Code: "port-in-use", Host: "cp1", Object: "etcd.service", Message: "etcd does not start", Cause: "another program has port 2379",
+			Remedy: "ss -lntp", Log: []string{"bind: address already in use", "<script>alert(2)</script>"}},
+	}}, nil)
 	add("killed", func() []plan.Lane { return lanes("", nil) }, described(nil), 2*time.Second, nil, errors.New("no end was told"))
 	return all
 }
