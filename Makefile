@@ -84,13 +84,16 @@ unit: packages ## unit tests
 	go test $$(go list ./... | grep -v /e2e)
 
 .PHONY: test
-test: build browser lint unit ## unit tests, lint and the end-to-end suite on lab hosts
+test: build browser lint unit interruptions ## unit tests, lint, every interruption, and the end-to-end suite on lab hosts
 	go test -count=1 -timeout 40m -v ./e2e
 
-.PHONY: reliability
-reliability: build ## every interruption of init, join and reset, and 2000 random ones, on the simulated cluster; preflight's time
+.PHONY: interruptions
+interruptions: ## init, join and reset broken off at every operation, and in 2000 random stories, on the simulated cluster
 	go test -count=1 -timeout 60m -v -run 'TestEveryPoint|TestSchedules$$' ./bootstrap -points 0 -schedules 2000
-	go test -run '^$$' -bench BenchmarkPreflight ./bootstrap/preflight
+
+.PHONY: reliability
+reliability: interruptions ## that, and the time of preflight on simulated hosts
+	go test -run '^$$' -bench BenchmarkPreflight -count 3 ./bootstrap/preflight
 
 .PHONY: bench
 bench: build ## bare hosts to three nodes Ready, three runs, split by step and host

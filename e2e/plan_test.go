@@ -126,6 +126,16 @@ func TestPlan(t *testing.T) {
 			t.Errorf("nodes:\n%s", got)
 		}
 	})
+	t.Run("saved plans of a join and of a reset", func(t *testing.T) {
+		for _, verb := range []string{"join", "reset"} {
+			e.must(t, "plan", verb, w, "-o", saved)
+			e.must(t, "apply", saved)
+			if got := e.kubectl(t, "get", "nodes", "-o", "name"); strings.Contains(got, w) != (verb == "join") {
+				t.Errorf("nodes after %s:\n%s", verb, got)
+			}
+		}
+		asBefore(w)
+	})
 	t.Run("undo everything", func(t *testing.T) {
 		r := e.must(t, "plan", "reset", cp, "--brief")
 		if !strings.Contains(r.stdout, "- file /opt/kubewright") {
