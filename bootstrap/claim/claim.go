@@ -59,11 +59,18 @@ func Read(ctx context.Context, r host.Reader) (*Claim, error) {
 	if err != nil {
 		return nil, err
 	}
-	var c Claim
+	var c struct {
+		Claim
+		Before json.RawMessage `json:"before"` // how releases without a journal remembered the host
+	}
 	if err := json.Unmarshal(content, &c); err != nil {
 		return nil, fmt.Errorf("%s: %w", File, err)
 	}
-	return &c, nil
+	if c.Before != nil {
+		return nil, fault.New(fault.HostTaken, "reset the host with the kubewright that made it a node, then use this one",
+			"the host is a node of cluster %s made by an older kubewright, which kept no journal", c.Cluster)
+	}
+	return &c.Claim, nil
 }
 
 // Taken is the fault of a host that belongs to the claim's cluster already, and
