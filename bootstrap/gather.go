@@ -55,7 +55,7 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 
 // lookUp finds out which cluster the host belongs to, and how far.
 func (t *Target) lookUp(ctx context.Context) (err error) {
-	t.Member = false
+	t.Member, t.Serving = false, false
 	if t.Claim, err = claim.Read(ctx, t.Host); err != nil || t.Claim == nil {
 		return err
 	}
@@ -72,7 +72,9 @@ func (t *Target) lookUp(ctx context.Context) (err error) {
 		trouble, err := kubelet.CertificateTrouble(ctx, t.Host, ca)
 		t.Member = err == nil && trouble == ""
 	}
-	return nil
+	agent, err := t.Host.Units(ctx, kubelet.Unit)
+	t.Serving = err == nil && t.Member && agent[0].Active == "active"
+	return err
 }
 
 // LookAgain finds out once more which cluster hosts belong to: under their locks, when

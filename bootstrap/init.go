@@ -30,6 +30,9 @@ type Init struct {
 	// Leaving are hosts that are nodes of the cluster and not of the wish: their nodes
 	// are drained and removed, and they are put back as they were.
 	Leaving []Target
+	// Before is the wish of the run before, nil in a new cluster: labels and taints that
+	// only it has are taken away.
+	Before *spec.Cluster
 	// Connect reaches the API; nil: cluster.New.
 	Connect Connector
 }
@@ -42,7 +45,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		return nil, nil, err
 	}
 	c := &shared{
-		Cluster: in.Cluster, id: in.ID, run: in.Run, bundle: in.Bundle,
+		Cluster: in.Cluster, id: in.ID, run: in.Run, before: in.Before, bundle: in.Bundle,
 		server: apiURL(nodes[0].Address, in.Cluster.APIServer.Port),
 		token:  cluster.NewToken(),
 

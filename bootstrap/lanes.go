@@ -67,6 +67,7 @@ type shared struct {
 	*spec.Cluster
 	id     string
 	run    journal.Run
+	before *spec.Cluster // the wish of the run before, nil: there is none
 	bundle *bundle.Bundle
 	server string // URL of the API server
 	token  cluster.Token
@@ -154,10 +155,33 @@ func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
 	for _, t := range c.taints(n) {
 		m.Taints = append(m.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
 	}
+	if c.before != nil {
+		m.WithoutLabels, m.Without = c.dropped(n, labels)
+	}
 	if n.Wish.Role == spec.ControlPlaneRole && c.ControlPlane.Schedulable {
-		m.Without = []corev1.Taint{{Key: controlPlaneKey, Effect: corev1.TaintEffectNoSchedule}}
+		m.Without = append(m.Without, corev1.Taint{Key: controlPlaneKey, Effect: corev1.TaintEffectNoSchedule})
 	}
 	return m
+}
+
+// dropped are the labels and taints that the wish of before had for a node, and this one has not.
+func (c *shared) dropped(n Node, labels map[string]string) (keys []string, taints []corev1.Taint) {
+	i := slices.IndexFunc(c.before.Hosts, func(h spec.Host) bool { return h.Name == n.Wish.Name })
+	if i < 0 {
+		return nil, nil
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.before.Hosts[i].Labels)) {
+		if _, ok := labels[k]; !ok {
+			keys = append(keys, k)
+		}
+	}
+	for _, was := range c.before.Hosts[i].Taints {
+		kept := slices.ContainsFunc(c.taints(n), func(t spec.Taint) bool { return t.Key == was.Key && t.Effect == was.Effect })
+		if !kept {
+			taints = append(taints, corev1.Taint{Key: was.Key, Effect: corev1.TaintEffect(was.Effect)})
+		}
+	}
+	return keys, taints
 }
 
 // taints are the wished ones, and that of a control-plane node which ordinary pods avoid.
@@ -294,14 +318,14 @@ type issue struct {
 
 func (a issue) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	diff, err := a.Ensure.Check(ctx, r)
-	if err != nil || len(diff) > 0 {
+	if err != nil || !a.Result.IsSet() {
 		return diff, err
 	}
 	m := a.Result.Get()
 	a.ca.Set(m.CA)
 	a.super.Set(cluster.Access{Server: a.Server, CA: m.CA, Cert: m.SuperAdmin.Cert, Key: m.SuperAdmin.Key})
 	a.admin.Set(cluster.Access{Server: a.Server, CA: m.CA, Cert: m.Admin.Cert, Key: m.Admin.Key})
-	return nil, nil
+	return diff, nil
 }
 
 // memberFiles are a worker's share of the credentials: the authority, or the

@@ -24,6 +24,9 @@ type Target struct {
 	Journal []journal.Entry
 	// Member tells that its kubelet has a valid certificate of its cluster already.
 	Member bool
+	// Serving tells that it is a member whose kubelet runs: one that is half made, or
+	// broken, is looked at by preflight as if it were new.
+	Serving bool
 	// Reached is the host's own end of the SSH connection, invalid if unknown.
 	Reached netip.Addr
 	// Proven is the address at which preflight saw all other hosts reach it, invalid if that was not tried.

@@ -28,7 +28,7 @@ func (p Preflight) Run(ctx context.Context) (finding.Report, error) {
 		Cluster: p.Cluster, Server: serverOf(p.Server), Arch: p.Bundle.Arch(), Program: p.Bundle.Probe, Ignore: p.Ignore,
 	}
 	for _, t := range p.Targets {
-		h := preflight.Host{Wish: t.Wish, Host: t.Host, Facts: t.Facts, Member: t.Member, Reached: t.Reached}
+		h := preflight.Host{Wish: t.Wish, Host: t.Host, Facts: t.Facts, Member: t.Serving, Reached: t.Reached}
 		if t.Claim != nil {
 			h.Address = t.Claim.Address
 		}

@@ -49,6 +49,9 @@ func Units() []string {
 	}
 }
 
+// agentUnits are those that a worker has, too.
+func agentUnits() []string { return []string{kubelet.Unit, kubeproxy.Unit, containerd.Unit} }
+
 // Proof is what a host was compared with after it was put back.
 type Proof struct {
 	Host   string

@@ -214,7 +214,9 @@ func essence(c plan.Change) string {
 	return w
 }
 
-// Allow lets a run do what the plan says and nothing else: see plan.Options.
+// Allow lets a run do what the plan says and nothing else: see plan.Options. A unit
+// that fell over meanwhile, as controllers do when their API server is restarted, may
+// be started again: nothing else about it is changed.
 func (s *Saved) Allow(lane, step string, diff plan.Diff) error {
 	planned := map[plan.Object]bool{}
 	for _, f := range s.Steps {
@@ -226,7 +228,8 @@ func (s *Saved) Allow(lane, step string, diff plan.Diff) error {
 		}
 	}
 	for _, c := range diff {
-		if c.Kind != plan.ObjectWait && !planned[plan.Object{Kind: c.Kind, Name: c.Object}] {
+		again := c.Kind == plan.ObjectUnit && c.Verb == plan.Start
+		if c.Kind != plan.ObjectWait && !again && !planned[plan.Object{Kind: c.Kind, Name: c.Object}] {
 			return fault.New(fault.PlanStale, "make a new plan: what was applied so far is part of it", "the plan does not have this: %s", c)
 		}
 	}

@@ -97,12 +97,13 @@ func TestAllow(t *testing.T) {
 		diff plan.Diff
 		ok   bool
 	}{
-		"as planned":      {"a/configure", s.Steps[0].Diff, true},
-		"less":            {"a/configure", nil, true},
-		"a wait":          {"a/configure", plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: "b"}}, true},
-		"another object":  {"a/configure", plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: "/etc/b"}}, false},
-		"another step":    {"a/start", s.Steps[0].Diff, false},
-		"of another kind": {"a/configure", plan.Diff{{Verb: plan.Start, Kind: plan.ObjectUnit, Object: "/etc/a"}}, false},
+		"as planned":       {"a/configure", s.Steps[0].Diff, true},
+		"less":             {"a/configure", nil, true},
+		"a wait":           {"a/configure", plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: "b"}}, true},
+		"another object":   {"a/configure", plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: "/etc/b"}}, false},
+		"another step":     {"a/start", s.Steps[0].Diff, false},
+		"of another kind":  {"a/configure", plan.Diff{{Verb: plan.Stop, Kind: plan.ObjectUnit, Object: "/etc/a"}}, false},
+		"a unit that fell": {"a/start", plan.Diff{{Verb: plan.Start, Kind: plan.ObjectUnit, Object: "a.service"}}, true},
 	} {
 		err := s.Allow("cp", c.step, c.diff)
 		if (err == nil) != c.ok || err != nil && fault.CodeOf(err) != fault.PlanStale {

@@ -204,8 +204,11 @@ func (n *NodeStatus) look(ctx context.Context, h host.Reader) error {
 		return err
 	}
 	for _, u := range units {
-		if u.Load != "not-found" {
+		switch {
+		case u.Load != "not-found":
 			n.Components = append(n.Components, ComponentStatus{u.Name, u.Active, u.Started})
+		case n.Role == controlPlaneRole || slices.Contains(agentUnits(), u.Name):
+			n.Components = append(n.Components, ComponentStatus{Unit: u.Name, Active: "absent"})
 		}
 	}
 	current, err := h.Stat(ctx, install.Current)

@@ -14,8 +14,9 @@ import (
 // works, and told whose it is; and free to finish the cluster from another workstation once the
 // first one's program was killed.
 func TestTwoAdmins(t *testing.T) {
-	e := newEnv(t, lab.Options{Name: "admins", Hosts: 1})
-	args := []string{"init", e.host(1), "--name", "admins", "-F", e.lab.SSHConfig(), "--kubeconfig", e.kubeconfig, "-o", "jsonl"}
+	e := newEnv(t, lab.Options{Name: "admins", Hosts: 2})
+	file := e.spec(t, "")
+	args := []string{"init", "-f", file, "-F", e.lab.SSHConfig(), "--kubeconfig", e.kubeconfig, "-o", "jsonl"}
 	first := exec.CommandContext(t.Context(), program(t), args...)
 	first.Dir = ".."
 	var stdout lockedBuffer
@@ -23,26 +24,31 @@ func TestTwoAdmins(t *testing.T) {
 	if err := first.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "the first run changes the host", func() string {
-		if strings.Contains(stdout.String(), `"kind":"applying","lane":"`+e.host(1)+`","step":"controlplane/start"`) {
-			return ""
-		}
-		return "it has said: " + stdout.String()
-	})
+	says := func(kind string) {
+		t.Helper()
+		eventually(t, 30*time.Second, "the control plane of the first run", func() string {
+			if strings.Contains(stdout.String(), `"kind":"`+kind+`","lane":"`+e.host(1)+`","step":"controlplane/start"`) {
+				return ""
+			}
+			return "it has said: " + stdout.String()
+		})
+	}
+	says("applying")
 	other := *e // another workstation: it has no kubeconfig of the cluster
 	other.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
-	refused{16, []string{e.host(1), "lock", "root on ", "since ", "kubewright init " + e.host(1)}}.check(t,
-		other.kubewright(t, "init", e.host(1), "--name", "admins"))
+	refused{16, []string{e.host(1), "lock", "root on ", "since ", "kubewright init " + e.host(1) + " " + e.host(2)}}.check(t,
+		other.kubewright(t, "init", "-f", file))
+	says("applied") // the API server runs, and no kubelet yet
 	if err := first.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	first.Wait() //nolint:errcheck // it was killed
 
-	s := other.counted(t, "init", e.host(1), "--name", "admins")
+	s := other.counted(t, "init", "-f", file)
 	if s.Applied == 0 || s.Skipped == 0 {
 		t.Errorf("the second admin did not go on from the first: %+v", s)
 	}
-	if got := other.kubectl(t, "get", "nodes", "-o", "name"); got != "node/"+e.host(1) {
+	if got := other.kubectl(t, "get", "nodes", "-o", "name"); got != "node/"+e.host(1)+"\nnode/"+e.host(2) {
 		t.Errorf("nodes: %s", got)
 	}
 	if r := other.must(t, "undo", e.host(1), "--list"); strings.Count(r.stdout, "init "+e.host(1)) < 5 {

@@ -196,7 +196,8 @@ func (e Ensure) complete(found map[string][]byte) ([]output, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if len(made) == 0 {
+	// What others need of it is known as soon as it is not among what was made.
+	if !slices.ContainsFunc(made, func(name string) bool { return name == pki.CA || name == pki.Admin || name == pki.SuperAdmin }) {
 		ca := bundle.Authorities[pki.CA]
 		e.Result.Set(Material{
 			CA: ca.Pair().Cert, Authority: ca.Cert,

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -76,6 +77,9 @@ func New(access *plan.Value[Access], dial DialFunc) *Client {
 	return &Client{access: access, dial: dial}
 }
 
+// callTime bounds one call: an API server whose etcd is down does not answer for a minute.
+const callTime = 15 * time.Second
+
 // Config is the client configuration for access through dial.
 func Config(a Access, dial DialFunc) *rest.Config {
 	return &rest.Config{
@@ -86,6 +90,7 @@ func Config(a Access, dial DialFunc) *rest.Config {
 		},
 		Dial:      dial,
 		QPS:       -1, // a few dozen calls in all
+		Timeout:   callTime,
 		UserAgent: "kubewright",
 	}
 }

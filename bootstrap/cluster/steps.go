@@ -216,13 +216,15 @@ func (a Objects) Apply(ctx context.Context, w Writer) error {
 }
 
 // NodeMeta gives a node labels, annotations and taints, and takes away the taints in Without.
-// Other labels and taints of the node stay as they are.
+// and the labels in WithoutLabels. Other labels and taints of the node stay as they are.
 type NodeMeta struct {
 	Node        string
 	Labels      map[string]string
 	Annotations map[string]string
 	Taints      []corev1.Taint
 	Without     []corev1.Taint
+	// WithoutLabels are keys that an earlier wish had and this one has not.
+	WithoutLabels []string
 }
 
 var _ plan.Action[Reader, Writer] = NodeMeta{}
@@ -235,6 +237,12 @@ func (a NodeMeta) change(n *corev1.Node) plan.Diff {
 		if v, ok := n.Labels[k]; !ok || v != a.Labels[k] {
 			metav1.SetMetaDataLabel(&n.ObjectMeta, k, a.Labels[k])
 			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "label " + k + "=" + a.Labels[k]})
+		}
+	}
+	for _, k := range a.WithoutLabels {
+		if _, ok := n.Labels[k]; ok {
+			delete(n.Labels, k)
+			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "remove label " + k})
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(a.Annotations)) {

@@ -71,12 +71,14 @@ func APIServer(in Inputs) systemd.Service {
 		"requestheader-group-headers":        "X-Remote-Group",
 		"requestheader-username-headers":     "X-Remote-User",
 		"secure-port":                        strconv.Itoa(in.Port),
-		"service-account-issuer":             "https://kubernetes.default.svc." + in.Domain,
-		"service-account-key-file":           pki("sa.pub"),
-		"service-account-signing-key-file":   pki("sa.key"),
-		"service-cluster-ip-range":           in.ServiceCIDR.String(),
-		"tls-cert-file":                      pki("apiserver.crt"),
-		"tls-private-key-file":               pki("apiserver.key"),
+		// Without it watches are not told to end, and it is killed in the end.
+		"shutdown-watch-termination-grace-period": "1s",
+		"service-account-issuer":                  "https://kubernetes.default.svc." + in.Domain,
+		"service-account-key-file":                pki("sa.pub"),
+		"service-account-signing-key-file":        pki("sa.key"),
+		"service-cluster-ip-range":                in.ServiceCIDR.String(),
+		"tls-cert-file":                           pki("apiserver.crt"),
+		"tls-private-key-file":                    pki("apiserver.key"),
 	}
 	return systemd.Service{
 		Name:        APIServerUnit,

@@ -50,6 +50,7 @@ func Table() string {
 	for _, c := range Codes() {
 		fmt.Fprintf(&b, "| %d | `%s` | %s |\n", exits[c], c, meanings[c])
 	}
+	b.WriteString("\n`kubewright diff` ends with 2 where there is drift.\n")
 	b.WriteString("\n`kubewright lab ssh`, `lab exec` and `kubectl` end with the status of what they ran.\n")
 	return b.String()
 }

@@ -220,6 +220,9 @@ func (m *mesh) judgeTCP() {
 		from := map[probe.Blocked][]int{}
 		for _, i := range m.callers(j) {
 			for _, b := range m.reached[i][m.chosen[j]].Blocked {
+				if b.Refused && m.looks[j].seen == nil {
+					continue // a node's component that does not run: the way there is free
+				}
 				from[b] = append(from[b], i)
 			}
 		}

@@ -137,6 +137,8 @@ type Reached struct {
 type Blocked struct {
 	Port int    `json:"port"`
 	Why  string `json:"why"`
+	// Refused tells that the host itself said so: packets go both ways, and nobody listens.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // Tunnel has the program make a VXLAN device of its own, in a network namespace

@@ -98,16 +98,11 @@ func (a *app) diffCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "diff -f cluster.yaml",
 		Short: "Show how a cluster differs from its file",
-		Long: "diff shows what apply -f would change, and changes nothing. Exit status 0: nothing; 2: something. A mistake in flags\n" +
-			"or arguments ends with 1 here.",
+		Long: "diff shows what apply -f would change, and changes nothing. Exit status 0: nothing; 2: something. (A mistake in flags or\n" +
+			"arguments is 2, too, with a message on standard error.)",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			err := a.diff(c.Context(), c, brief)
-			if fault.Exit(err) == driftStatus {
-				a.renderError(err)
-				return &exitStatus{1}
-			}
-			return err
+			return a.diff(c.Context(), c, brief)
 		},
 	}
 	a.addRunFlags(c.Flags())

@@ -152,7 +152,7 @@ func (a *app) wish(c *cobra.Command, args []string, cf *clusterFlags, hf *hostFl
 		}
 		var both []string
 		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Changed && f.Name != "file" && f.Name != "bundle" && f.Name != "report" {
+			if f.Changed && f.Name != "file" && f.Name != "bundle" && f.Name != "ignore" && f.Name != "report" {
 				both = append(both, "--"+f.Name)
 			}
 		})

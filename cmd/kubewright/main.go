@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,10 +88,17 @@ func (a *app) root() *cobra.Command {
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
 	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "ask once for the password that sudo wants on the hosts; if standard input is no terminal, its first line is taken")
 	flags.StringVar(&a.kubeconfig, "kubeconfig", defaultKubeconfig(), "the user's kubeconfig")
-	root.AddCommand(a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.resetCommand(a.run)), a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)),
-		a.planCommand(), a.diffCommand(), a.statusCommand(),
-		a.doctorCommand(), a.explainCommand(), a.supportCommand(),
-		a.preflightCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand(), a.versionCommand())
+	root.PersistentPreRun = func(*cobra.Command, []string) { // a saved plan is carried out in another folder, too
+		if abs, err := filepath.Abs(a.kubeconfig); err == nil && a.kubeconfig != "" {
+			a.kubeconfig = abs
+		}
+	}
+	root.AddCommand(
+		a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.resetCommand(a.run)),
+		a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)), a.planCommand(),
+		a.prints(a.diffCommand()), a.prints(a.statusCommand()), a.prints(a.doctorCommand()), a.prints(a.explainCommand()),
+		a.prints(a.supportCommand()), a.prints(a.preflightCommand()), a.prints(a.versionCommand()),
+		a.bundleCommand(), a.labCommand(), a.kubectlCommand())
 	wrapArgs(root)
 	return root
 }
@@ -118,6 +127,17 @@ func wrapArgs(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		wrapArgs(sub)
 	}
+}
+
+// prints refuses ways of showing a result that a command does not have, before it does anything.
+func (a *app) prints(c *cobra.Command) *cobra.Command {
+	c.PreRunE = func(*cobra.Command, []string) error {
+		if slices.Contains([]string{outputAuto, outputPlain, "json"}, a.output) {
+			return nil
+		}
+		return fault.New(fault.Usage, "use auto, plain or json", "--output %s is not a way to show a result", a.output)
+	}
+	return c
 }
 
 func (a *app) renderError(err error) { ui.RenderError(a.stderr, err, isTerminal(a.stderr)) }

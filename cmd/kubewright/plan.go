@@ -46,8 +46,11 @@ func (p *planner) show(ctx context.Context, r bootstrap.Request) error {
 	switch p.output {
 	case "json":
 		return saved.Encode(p.stdout)
-	case outputAuto, outputPlain, outputLines, "live":
+	case outputAuto, outputPlain:
 		return renderPlan(p.stdout, saved, p.brief)
+	}
+	if !strings.ContainsAny(p.output, "./") {
+		return fault.New(fault.Usage, "use auto, plain, json or the name of a file, such as plan.json", "--output %s is not a way to show a plan", p.output)
 	}
 	if err := savePlan(p.output, saved); err != nil {
 		return err
@@ -55,8 +58,23 @@ func (p *planner) show(ctx context.Context, r bootstrap.Request) error {
 	if err := renderPlan(p.stdout, saved, true); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(p.stdout, "\nsaved; carry it out with: kubewright apply %s\n", p.output)
+	_, err = fmt.Fprintf(p.stdout, "\nsaved; carry it out with: kubewright apply %s%s\n", p.output, p.access())
 	return err
+}
+
+// access are the flags by which hosts and cluster were reached, to be given again.
+func (a *app) access() string {
+	var b strings.Builder
+	if a.sshConfig != "" {
+		b.WriteString(" -F " + a.sshConfig)
+	}
+	if a.kubeconfig != defaultKubeconfig() {
+		b.WriteString(" --kubeconfig " + a.kubeconfig)
+	}
+	if a.askSudo {
+		b.WriteString(" --ask-sudo-password")
+	}
+	return b.String()
 }
 
 // plan is what a request would do now.
@@ -110,7 +128,7 @@ func renderPlan(w io.Writer, s *bootstrap.Saved, brief bool) error {
 	if n == 0 {
 		b.WriteString("\nnothing to change\n")
 	} else {
-		fmt.Fprintf(&b, "\n%d changes; nothing was changed yet\n", n)
+		fmt.Fprintf(&b, "\n%d changes; nothing was changed yet (+ create, ~ change, - remove, > start, x stop, . wait)\n", n)
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err

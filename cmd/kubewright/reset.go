@@ -58,12 +58,14 @@ func (a *app) findResetCluster(ctx context.Context, in *bootstrap.Reset, t boots
 	takesControlPlane := slices.ContainsFunc(in.Targets, func(t bootstrap.Target) bool {
 		return t.Claim != nil && t.Claim.Role == string(spec.ControlPlaneRole)
 	})
+	// What never became a node has no pods to be moved.
+	force = force || !slices.ContainsFunc(in.Targets, func(t bootstrap.Target) bool { return t.Member })
 	name, access, err := kubeconfig.Access(a.kubeconfig, "")
 	if err != nil {
 		if takesControlPlane || force {
 			return nil
 		}
-		return fmt.Errorf("drain the nodes: %w", err)
+		return fault.New(fault.ClusterMissing, "name the cluster's kubeconfig with --kubeconfig, or add --force to reset without draining", "drain the nodes: %w", err)
 	}
 	client := cluster.New(plan.Of("the admin's access", access), t.Host.Dial)
 	record, err := cluster.ReadRecord(ctx, client)

@@ -101,7 +101,11 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 		return page.end(err)
 	}
 
-	held := newLocks(r.String(), show.Notice)
+	verb := r.String()
+	if saved != nil {
+		verb = "apply of a saved plan: " + verb
+	}
+	held := newLocks(verb, show.Notice)
 	w, err := a.prepare(ctx, r, held)
 	if err != nil {
 		return finish(err)

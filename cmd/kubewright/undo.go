@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 
 func (a *app) undoCommand(do doer) *cobra.Command {
 	var u bootstrap.UndoRange
-	var list bool
+	var list, force bool
 	c := &cobra.Command{
 		Use:   "undo HOST...",
 		Short: "Put hosts back step by step, as their journals say",
@@ -29,6 +30,18 @@ func (a *app) undoCommand(do doer) *cobra.Command {
 			if len(args) == 0 {
 				return usage(c, fmt.Errorf("name hosts"))
 			}
+			if c.Flags().Changed("steps") && u.Steps < 1 {
+				return usage(c, fmt.Errorf("--steps is at least 1"))
+			}
+			var given []string
+			for _, name := range []string{"steps", "to", "all", "list"} {
+				if c.Flags().Changed(name) {
+					given = append(given, "--"+name)
+				}
+			}
+			if len(given) > 1 {
+				return usage(c, fmt.Errorf("%s: only one of them", strings.Join(given, ", ")))
+			}
 			var hosts []spec.Host
 			for _, name := range args {
 				hosts = append(hosts, spec.Host{Name: name})
@@ -36,14 +49,14 @@ func (a *app) undoCommand(do doer) *cobra.Command {
 			if list {
 				return a.listJournals(c.Context(), hosts)
 			}
-			return do(c.Context(), bootstrap.Request{Verb: verbUndo, Hosts: hosts, Undo: u})
+			return do(c.Context(), bootstrap.Request{Verb: verbUndo, Hosts: hosts, Undo: u, Force: force})
 		},
 	}
 	c.Flags().BoolVar(&list, "list", false, "only show what can be undone, the last step first")
 	c.Flags().IntVar(&u.Steps, "steps", 0, "undo the last so many steps")
 	c.Flags().StringVar(&u.To, "to", "", "undo back to before this step, such as kubelet/configure")
 	c.Flags().BoolVar(&u.All, "all", false, "undo everything")
-	c.MarkFlagsMutuallyExclusive("steps", "to", "all", "list")
+	c.Flags().BoolVar(&force, "force", false, "as of reset, where a host leaves the cluster")
 	return c
 }
 

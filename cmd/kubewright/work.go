@@ -148,7 +148,11 @@ func (w *work) findLive(ctx context.Context, connect func([]spec.Host) ([]bootst
 		hosts[i] = spec.Host{Name: m.Host}
 	}
 	if w.leaving, err = connect(hosts); err != nil {
-		return fmt.Errorf("hosts that are nodes of the cluster and not in the file: %w", err)
+		if fault.CodeOf(err) != fault.HostUnreachable {
+			return fmt.Errorf("hosts that are nodes of the cluster and not in the file: %w", err)
+		}
+		return &fault.Fault{Code: fault.HostUnreachable, Err: fmt.Errorf("nodes of the cluster that the file does not name: %w", err),
+			Remedy: "bring the host back; or, if it is gone for ever, take its node out first: kubewright kubectl delete node " + gone[0].Node}
 	}
 	return bootstrap.ReadJournals(ctx, w.leaving)
 }
@@ -230,8 +234,12 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 	}
 	switch w.Verb {
 	case verbInit, verbApply:
+		var before *spec.Cluster
+		if w.live != nil {
+			before = w.live.Spec
+		}
 		return bootstrap.PlanInit(bootstrap.Init{
-			Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: seen(w.leaving),
+			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: seen(w.leaving),
 			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig,
 		})
 	case verbJoin:

@@ -115,7 +115,7 @@ func reach(o probe.Reach) []probe.Reached {
 				if err := call(netip.AddrPortFrom(peer.Addr, uint16(port)), want, o.Timeout); err != nil {
 					mu.Lock()
 					defer mu.Unlock()
-					r.Blocked = append(r.Blocked, probe.Blocked{Port: port, Why: why(err)})
+					r.Blocked = append(r.Blocked, probe.Blocked{Port: port, Why: why(err), Refused: errors.Is(err, syscall.ECONNREFUSED)})
 				}
 			})
 		}

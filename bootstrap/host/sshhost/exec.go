@@ -137,6 +137,11 @@ func (h *Host) exec(ctx context.Context, full []string, c *console, cmd host.Com
 		return stdout.Bytes(), err
 	})
 	if ctx.Err() != nil { // also if the command ended well on half of its input
+		// It may run already, and its word of that be on the way: it would go on for ever.
+		select {
+		case <-c.settled:
+		case <-time.After(killGrace):
+		}
 		if pid := c.announced(); pid != "" {
 			h.kill(pid)
 		}
