@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
-	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
@@ -239,15 +239,27 @@ func (s *Saved) Allow(lane, step string, diff plan.Diff) error {
 // HostGuards are the facts of a host that a plan depends on: not the boot, nor the
 // interfaces and routes that come and go with pods.
 func HostGuards(t Target) (Guards, error) {
+	g := Guards{}
+	guard := func(name, format string, args ...any) { g[t.Wish.Name+": "+name] = fmt.Sprintf(format, args...) }
 	facts := t.Facts
-	facts.BootID = ""
-	facts.Interfaces = slices.DeleteFunc(slices.Clone(facts.Interfaces), func(i host.Interface) bool {
-		return len(i.Addrs) == 0 || ofPods(i.Name)
-	})
-	kept := func(dev string) bool {
-		return slices.ContainsFunc(facts.Interfaces, func(i host.Interface) bool { return i.Name == dev })
+	kept := map[string]bool{}
+	for _, i := range facts.Interfaces {
+		addrs := slices.DeleteFunc(slices.Clone(i.Addrs), func(p netip.Prefix) bool { return p.Addr().IsLinkLocalUnicast() })
+		if len(addrs) == 0 || ofPods(i.Name) {
+			continue
+		}
+		kept[i.Name] = true
+		guard("interface "+i.Name, "%v with MTU %d", addrs, i.MTU)
 	}
-	facts.Routes = slices.DeleteFunc(slices.Clone(facts.Routes), func(r host.Route) bool { return !kept(r.Dev) })
+	for _, r := range facts.Routes {
+		if kept[r.Dev] {
+			guard("route to "+r.To.String(), "by %s", strings.TrimSpace(strings.TrimPrefix(r.Gateway.String(), "invalid IP")+" "+r.Dev))
+		}
+	}
+	if t.Claim != nil {
+		guard("cluster", "%s %s", t.Claim.Cluster, t.Claim.ClusterID)
+	}
+	facts.BootID, facts.Interfaces, facts.Routes = "", nil, nil
 	text, err := json.Marshal(facts)
 	if err != nil {
 		return nil, err
@@ -256,12 +268,8 @@ func HostGuards(t Target) (Guards, error) {
 	if err := json.Unmarshal(text, &fields); err != nil {
 		return nil, err
 	}
-	g := Guards{}
 	for name, value := range fields {
-		g[t.Wish.Name+": "+name] = string(value)
-	}
-	if t.Claim != nil {
-		g[t.Wish.Name+": cluster"] = t.Claim.Cluster + " " + t.Claim.ClusterID
+		guard(name, "%s", value)
 	}
 	return g, nil
 }

@@ -122,7 +122,7 @@ func TestHostGuards(t *testing.T) {
 		t.Fatal(err)
 	}
 	target.Facts.BootID = "two"
-	target.Facts.Interfaces = append(target.Facts.Interfaces, host.Interface{Name: "veth1"},
+	target.Facts.Interfaces = append(target.Facts.Interfaces, host.Interface{Name: "veth1", Addrs: []netip.Prefix{netip.MustParsePrefix("fe80::1/64")}},
 		host.Interface{Name: "cni0", Addrs: []netip.Prefix{netip.MustParsePrefix("10.244.0.1/24")}})
 	target.Facts.Routes = append(target.Facts.Routes, host.Route{To: netip.MustParsePrefix("10.244.1.0/24"), Dev: "flannel.1"})
 	after, err := HostGuards(target)
@@ -131,6 +131,10 @@ func TestHostGuards(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, after); diff != "" {
 		t.Error(diff)
+	}
+	target.Facts.Interfaces[0].MTU = 1400
+	if moved, err := HostGuards(target); err != nil || moved["w1: interface eth0"] != "[192.0.2.1/24] with MTU 1400" || moved["w1: route to 192.0.2.0/24"] != "by eth0" {
+		t.Errorf("an interface: %v, %v", moved, err)
 	}
 	target.Facts.Kernel = "6.2"
 	if moved, err := HostGuards(target); err != nil || cmp.Equal(before, moved) {
