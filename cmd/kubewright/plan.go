@@ -128,7 +128,11 @@ func renderPlan(w io.Writer, s *bootstrap.Saved, brief bool) error {
 	if n == 0 {
 		b.WriteString("\nnothing to change\n")
 	} else {
-		fmt.Fprintf(&b, "\n%d changes; nothing was changed yet (+ create, ~ change, - remove, > start, x stop, . wait)\n", n)
+		changes := "1 change"
+		if n != 1 {
+			changes = fmt.Sprintf("%d changes", n)
+		}
+		fmt.Fprintf(&b, "\n%s; nothing was changed yet (+ create, ~ change, - remove, > start, x stop, . wait)\n", changes)
 	}
 	_, err := io.WriteString(w, strings.TrimPrefix(b.String(), "\n"))
 	return err

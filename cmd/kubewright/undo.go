@@ -24,7 +24,7 @@ func (a *app) undoCommand(do doer) *cobra.Command {
 		Short: "Put hosts back step by step, as their journals say",
 		Long: "undo takes back what the last run changed on hosts: files, units, settings, network, the last step first. Each\n" +
 			"host keeps a journal with the state before every change. A host on which nothing is left of the journal leaves\n" +
-			"the cluster, as with reset.",
+			"the cluster, as with reset. Where only a part is undone, pods are not moved away first.",
 		Example: "  kubewright undo w1 --list\n  kubewright undo w1\n  kubewright undo w1 --steps 2\n  kubewright undo w1 --to kubelet/configure",
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
