@@ -68,6 +68,7 @@ func rules() []rule {
 
 		{"containerd", []string{"cni conf dir is removed"}, finding.CNINotReady},
 		{"containerd", []string{"failed to load TOML"}, finding.ConfigRefused},
+		{"containerd", []string{"failed to unmarshal TOML"}, finding.ConfigRefused},
 		{"containerd", []string{"failed to create CRI service"}, finding.RuntimeFailed},
 		{"containerd", []string{"failed to load plugin", "required"}, finding.RuntimeFailed},
 		{"containerd", []string{"level=fatal"}, finding.RuntimeFailed},

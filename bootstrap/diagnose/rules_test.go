@@ -31,6 +31,7 @@ func TestRecognise(t *testing.T) {
 		{"kubelet", `container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized`, finding.CNINotReady},
 		{"kubelet", `x509: certificate has expired or is not yet valid: current time 2027-11-25T00:00:00Z is after 2026-11-25T00:00:00Z`, finding.CertificateExpired},
 		{"containerd", `time="2026-11-25T20:59:25Z" level=fatal msg="Failed to run CRI service" error="cni network conf monitor error: cni conf dir is removed, stop watching"`, finding.CNINotReady},
+		{"containerd", `containerd: failed to unmarshal TOML at row 34 column 8: toml: array is incomplete`, finding.ConfigRefused},
 		{"coredns", `[FATAL] plugin/loop: Loop (127.0.0.1:40000 -> :53) detected for zone "."`, finding.DNSLoop},
 		{"kube-scheduler", `kube-scheduler.service: A process of this unit has been killed by the OOM killer.`, finding.OutOfMemory},
 		{"kubelet", `I1125 20:59:38.1 1 server.go:1] "Started kubelet"`, ""},

@@ -74,7 +74,7 @@ func healthCodes() []Explanation {
 			[]string{"on the host: systemctl start UNIT", readJournal}},
 		{UnitRestarting, "a component ends again and again",
 			"A unit has started anew a short time ago, or is waiting to be. What it does fails in between.",
-			[]string{"what it depends on does not answer", "its configuration is refused", "it needs more memory than there is"},
+			[]string{"its last lines say it in words that are not known here", "what it depends on does not answer", "its configuration is refused", "it needs more memory than there is"},
 			[]string{readJournal}},
 		{UnitMissing, "a component is not installed",
 			"The host is a node of the cluster, but systemd does not know one of its units.",

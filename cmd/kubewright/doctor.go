@@ -46,7 +46,7 @@ func (a *app) doctorCommand() *cobra.Command {
 				err = ui.RenderReport(a.stdout, report)
 			}
 			if n := len(report.Blocking()); err == nil && n > 0 {
-				return fault.New(fault.Unhealthy, "do what the findings say, then run `kubewright doctor` again", "%d of the findings above are errors", n)
+				return fault.New(fault.Unhealthy, "do what the findings say, then run `kubewright doctor` again", "errors among the findings above: %d", n)
 			}
 			return err
 		},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host/sshhost"
+	"github.com/kubewright/kubewright/bootstrap/version"
 	"github.com/kubewright/kubewright/cmd/kubewright/ui"
 	"github.com/kubewright/kubewright/lab"
 )
@@ -77,6 +78,7 @@ func (a *app) root() *cobra.Command {
 		Short: "Make Kubernetes clusters of bare hosts over SSH",
 		Long: "kubewright turns bare Linux hosts into a Kubernetes cluster over SSH, from one self-contained\n" +
 			"bundle: no internet on the hosts, no registry, no resident agent.",
+		Version:       version.Kubewright,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
