@@ -121,12 +121,3 @@ func (l *Live) Changeable(wish *spec.Cluster) error {
 	}
 	return errors.Join(faults...)
 }
-
-// NodesOf are the hosts' nodes, by name.
-func NodesOf(members []Member) string {
-	words := make([]string, len(members))
-	for i, m := range members {
-		words[i] = fmt.Sprintf("%s (node %s)", m.Host, m.Node)
-	}
-	return strings.Join(words, ", ")
-}

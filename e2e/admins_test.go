@@ -38,6 +38,10 @@ func TestTwoAdmins(t *testing.T) {
 	other.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
 	refused{16, []string{e.host(1), "lock", "root on ", "since ", "kubewright init " + e.host(1) + " " + e.host(2)}}.check(t,
 		oneFault(other.kubewright(t, "init", "-f", file)))
+	if r := other.must(t, "plan", "init", "-f", file, "--brief"); !strings.Contains(r.stderr, "another run works on the host") || !strings.Contains(r.stderr, "kubewright init "+e.host(1)) {
+		t.Errorf("a plan does not tell of the run:\n%s", r.output())
+	}
+	refused{16, []string{e.host(1), "in its way", "kubewright init " + e.host(1)}}.check(t, other.kubewright(t, "preflight", "-f", file))
 	says("applied") // the API server runs, and no kubelet yet
 	if err := first.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -94,4 +95,20 @@ func (l *locks) release(ctx context.Context) {
 		all.Go(func() { h.Release(ctx) }) //nolint:errcheck // see above
 	}
 	all.Wait()
+}
+
+// others tells of the runs that work on hosts now.
+func others(ctx context.Context, targets []bootstrap.Target) []string {
+	texts := make([]string, len(targets))
+	var looking sync.WaitGroup
+	for i, t := range targets {
+		looking.Go(func() {
+			holder, alive, err := lock.Read(ctx, t.Host)
+			if err == nil && alive && holder != nil {
+				texts[i] = t.Wish.Name + ": another run works on the host: " + holder.String()
+			}
+		})
+	}
+	looking.Wait()
+	return slices.DeleteFunc(texts, func(text string) bool { return text == "" })
 }

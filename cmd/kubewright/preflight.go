@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -61,6 +62,9 @@ func (a *app) runPreflight(ctx context.Context, wish *spec.Cluster) error {
 		return err
 	}
 	defer closeAll()
+	if busy := others(ctx, targets); len(busy) > 0 {
+		return fault.New(fault.HostLocked, "wait for that run to end", "preflight would be in its way: %s", strings.Join(busy, "; "))
+	}
 	report, err := bootstrap.Preflight{Targets: targets, Cluster: wish, Bundle: b, Ignore: a.ignore}.Run(ctx)
 	if report == nil && err != nil {
 		return err
