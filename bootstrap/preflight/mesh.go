@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	mathrand "math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -24,8 +25,9 @@ const (
 	reachTime = 1200 * time.Millisecond
 	// carryTime is likewise for what goes through the tunnel.
 	carryTime = 1000 * time.Millisecond
-	// vni is that of the tunnel: the pod network's own is 1.
-	vni = 7_777_777
+	// firstVNI is the least of those that tunnels have: the pod network's own is 1. Each
+	// run has one of its own, since the kernel takes a moment to let go of the last one's.
+	firstVNI = 1 << 23
 	// overhead is what VXLAN takes of every packet, in bytes.
 	overhead = 50
 	// leastMTU is what IPv6 asks of every link.
@@ -44,6 +46,7 @@ type mesh struct {
 	proven     []netip.Addr // those of chosen that all others reached
 
 	token     string
+	vni       int
 	listening []probe.Listening
 	reached   []map[netip.Addr]probe.Reached // by caller: how each address was reached
 	carried   []map[int]probe.Carried        // by caller: how each host was
@@ -55,7 +58,7 @@ func newMesh(in Input, looks []looked) *mesh {
 	n := len(in.Hosts)
 	return &mesh{
 		cluster: in.Cluster, server: in.Server, hosts: in.Hosts, looks: looks,
-		candidates: candidates(in.Hosts), chosen: make([]netip.Addr, n), proven: make([]netip.Addr, n), token: rand.Text(),
+		candidates: candidates(in.Hosts), chosen: make([]netip.Addr, n), proven: make([]netip.Addr, n), token: rand.Text(), vni: firstVNI + mathrand.IntN(firstVNI),
 		listening: make([]probe.Listening, n), reached: make([]map[netip.Addr]probe.Reached, n),
 		carried: make([]map[int]probe.Carried, n), dug: make([]error, n),
 	}
@@ -330,7 +333,7 @@ func (m *mesh) dig(i int, s *session) error {
 	if !m.tunnels(i) {
 		return nil
 	}
-	order := probe.Tunnel{Host: i, Addr: m.chosen[i], VNI: vni, Port: vxlanPort}
+	order := probe.Tunnel{Host: i, Addr: m.chosen[i], VNI: m.vni, Port: vxlanPort}
 	for j := range m.hosts {
 		if i != j && m.tunnels(j) {
 			order.Peers = append(order.Peers, probe.Outer{Host: j, Addr: m.chosen[j]})
