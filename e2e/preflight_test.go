@@ -88,11 +88,12 @@ func TestPreflight(t *testing.T) {
 		}
 		asBefore(t)
 	})
-	t.Run("an interface with a smaller MTU", func(t *testing.T) {
+	t.Run("a path with a smaller MTU", func(t *testing.T) {
 		h := e.host(2)
-		e.on(t, h, "ip", "link", "set", "dev", "eth0", "mtu", "1400")
+		e.on(t, h, "nft", "add table inet test; add chain inet test input { type filter hook input priority 0; }; "+
+			"add rule inet test input ip protocol udp ip length > 1404 drop")
 		found := e.preflight(t, 10)
-		e.on(t, h, "ip", "link", "set", "dev", "eth0", "mtu", "1500")
+		e.on(t, h, "nft", "delete table inet test")
 		if len(found) != 2 {
 			t.Fatalf("found: %+v", found)
 		}
@@ -140,9 +141,11 @@ func TestPreflight(t *testing.T) {
 		probes := func(host string) string {
 			return e.on(t, host, "bash", "-c", "grep -l [k]ubewright-probe /proc/[0-9]*/cmdline || true")
 		}
-		eventually(t, 10*time.Second, "the probe runs", func() string {
-			if probes(h) == "" {
-				return "no process"
+		eventually(t, 10*time.Second, "all probes run", func() string { // before, one is still being sent
+			for _, host := range e.lab.Hosts() {
+				if probes(host.Name) == "" {
+					return "none on " + host.Name
+				}
 			}
 			return ""
 		})
