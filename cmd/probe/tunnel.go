@@ -109,9 +109,17 @@ func (t *tunnel) furnish(o probe.Tunnel) error {
 	return nil
 }
 
+// close takes the device away itself: with the namespace alone it would go a moment
+// later, and hold the port until then, which the next preflight would find taken.
 func (t *tunnel) close() {
 	if t.listener != nil {
 		t.listener.Close() //nolint:errcheck // it ends with the namespace
+	}
+	if in, err := netlink.NewHandleAt(t.ns, unix.NETLINK_ROUTE); err == nil {
+		if link, err := in.LinkByName(device); err == nil {
+			in.LinkDel(link) //nolint:errcheck // it ends with the namespace
+		}
+		in.Close()
 	}
 	t.ns.Close() //nolint:errcheck // likewise
 }
