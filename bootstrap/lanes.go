@@ -97,7 +97,7 @@ func apiURL(a netip.Addr, port int) string {
 // hostSteps begin the lane of every node.
 func hostSteps(c *shared, n Node, role spec.Role) []hostStep {
 	return []hostStep{
-		step(claim.Step, "mark the host as this cluster's, and keep what a reset puts back", claim.Take{
+		step(claim.Step, "mark the host as this cluster's", claim.Take{
 			ClusterID: c.id, Cluster: c.Name, Role: string(role), Node: n.Name, Address: n.Address,
 		}),
 		step("host/inventory", "write down what stands on the host, for a reset to compare with", inventory.Keep{Settings: kernel.Settings()}),
