@@ -22,9 +22,12 @@ type Cluster struct {
 	Kind string `yaml:"kind"`
 	// Name of the cluster, as shown in the kubeconfig's context. Default: kubewright.
 	Name string `yaml:"name"`
-	// Hosts of the cluster, one of them the control-plane node. Several come in a
-	// later release.
+	// Hosts of the cluster. At least one is a control-plane host; three of them keep
+	// the cluster alive when one dies, five when two do.
 	Hosts []Host `yaml:"hosts"`
+	// ControlPlaneEndpoint is where people reach the API. Nodes need none: each finds
+	// the control-plane hosts by itself.
+	ControlPlaneEndpoint Endpoint `yaml:"controlPlaneEndpoint"`
 	// Network of pods and services.
 	Network Network `yaml:"network"`
 	// ControlPlane says how control-plane nodes differ from workers.
@@ -94,6 +97,17 @@ type Network struct {
 	ServiceCIDR netip.Prefix `yaml:"serviceCIDR"`
 	// DNSDomain is the domain that the names of services are in. Default: cluster.local.
 	DNSDomain string `yaml:"dnsDomain"`
+}
+
+// Endpoint is where people reach the API of a cluster.
+type Endpoint struct {
+	// Address is a name or an address that leads to the control-plane hosts: DNS with
+	// all of them, a load balancer. It stands in the kubeconfig and the API server's
+	// certificate. Default: the virtual IP, else the first control-plane host's address.
+	Address string `yaml:"address"`
+	// VirtualIP is an unused IPv4 address in the control-plane hosts' network. One of
+	// them whose API server works holds it, and another takes over. Default: none.
+	VirtualIP netip.Addr `yaml:"virtualIP"`
 }
 
 // ControlPlane says how control-plane nodes differ from workers.

@@ -42,6 +42,7 @@ func (c *Cluster) faults() []Fault {
 		v.add("name", "%q %s", c.Name, fault)
 	}
 	v.hosts(c.Hosts)
+	v.endpoint(c)
 	v.network(c)
 	v.ports(c)
 	v.sans(c.APIServer.ExtraSANs)
@@ -93,9 +94,7 @@ func (v *validator) hosts(hosts []Host) {
 
 		switch h.Role {
 		case ControlPlaneRole:
-			if controlPlanes++; controlPlanes == 2 {
-				v.add(path+".role", "a second control-plane host: this release makes clusters with one only, several come in a later one")
-			}
+			controlPlanes++
 		case WorkerRole:
 		default:
 			unknownRoles++
@@ -147,6 +146,41 @@ func (v *validator) hosts(hosts []Host) {
 		v.add("hosts", "there are none: a cluster has at least a control-plane host")
 	case controlPlanes == 0 && unknownRoles == 0:
 		v.add("hosts", "none of them is a control-plane host: give one the role %s", ControlPlaneRole)
+	}
+}
+
+// endpoint judges where people reach the API.
+func (v *validator) endpoint(c *Cluster) {
+	const addressPath, virtualPath = "controlPlaneEndpoint.address", "controlPlaneEndpoint.virtualIP"
+	e := c.ControlPlaneEndpoint
+	if e.Address != "" {
+		if a, err := netip.ParseAddr(e.Address); err == nil {
+			if fault := addressFault(a); fault != "" {
+				v.add(addressPath, "%s %s", a, fault)
+			}
+		} else if fault := dnsNameFault(e.Address); fault != "" {
+			v.add(addressPath, "%q is no address, and as a name it %s (the port is that of the API server)", e.Address, fault)
+		}
+	}
+	if !e.VirtualIP.IsValid() {
+		return
+	}
+	if fault := addressFault(e.VirtualIP); fault != "" {
+		v.add(virtualPath, "%s %s", e.VirtualIP, fault)
+	}
+	for i, h := range c.Hosts {
+		name, _ := netip.ParseAddr(h.SSHTarget().Host)
+		if h.Address == e.VirtualIP || name == e.VirtualIP {
+			v.add(virtualPath, "%s is the address of hosts[%d]: it must be one that no host has", e.VirtualIP, i)
+		}
+	}
+	for _, r := range []struct {
+		path   string
+		prefix netip.Prefix
+	}{{"network.podCIDR", c.Network.PodCIDR}, {"network.serviceCIDR", c.Network.ServiceCIDR}} {
+		if r.prefix.IsValid() && r.prefix.Contains(e.VirtualIP) {
+			v.add(virtualPath, "%s is in %s %s", e.VirtualIP, r.path, r.prefix)
+		}
 	}
 }
 
@@ -254,6 +288,8 @@ var takenPorts = map[int]string{
 	2379:  "etcd's clients",
 	2380:  "etcd's peers",
 	2381:  "etcd's metrics",
+	6444:  "apilb",
+	6445:  "apilb's status",
 	10248: "the kubelet's health check",
 	10249: "kube-proxy's metrics",
 	10250: "the kubelet",
@@ -319,8 +355,10 @@ var ownFields = map[string]map[string]string{
 		"cluster-name":             "set name",
 	},
 	"etcd": {
-		"data-dir": "backup and reset know no other",
-		"name":     "it is the name of the node",
+		"data-dir":              "backup and reset know no other",
+		"name":                  "it is the name of the node",
+		"initial-cluster":       "members are added one by one",
+		"initial-cluster-state": "members are added one by one",
 	},
 	"kubelet": {
 		"hostname-override":    "set the node of the host",
