@@ -1,6 +1,6 @@
 // Command kube is the one binary that holds the components of a kubewright
 // node: upstream's etcd, Kubernetes, containerd and CoreDNS mains, and our own
-// apilb and overlay. It is called by the name of a link to it (kubelet, etcd,
+// apilb, overlay and vip. It is called by the name of a link to it (kubelet, etcd,
 // ...), or as `kube COMPONENT ARG...`, which is what a container does that mounts
 // the file.
 //
@@ -36,6 +36,7 @@ var components = map[string]func(){
 	"kubectl":                 kubectl,
 	"kubelet":                 kubelet,
 	"overlay":                 overlayMain,
+	"vip":                     vipMain,
 }
 
 func main() {
