@@ -28,6 +28,7 @@ var meanings = map[Code]string{
 	PlanStale:       "a saved plan no longer fits: facts of a host, the bundle or the cluster moved; the message names what",
 	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
 	Unhealthy:       "doctor found errors in the cluster",
+	DrainBlocked:    "pods of a node that is to leave cannot go: the message names the disruption budgets that keep them, or the pods that nothing would make anew",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 
