@@ -128,14 +128,14 @@ func (c *shared) severalServers() []string {
 // serversOf are the URLs in the kubeconfigs of a control-plane node.
 func (c *shared) serversOf(n Node) certs.Servers {
 	return certs.Servers{
-		People: peopleURL(c.Cluster, n.Address),
+		People: PeopleURL(c.Cluster, n.Address),
 		Local:  apiURL(n.Address, c.APIServer.Port),
 		Agents: apilb.Server(),
 	}
 }
 
-// peopleURL is where admins reach the API: the endpoint of the wish, or a control-plane node.
-func peopleURL(c *spec.Cluster, node netip.Addr) string {
+// PeopleURL is where admins reach the API: the endpoint of the wish, or a control-plane node.
+func PeopleURL(c *spec.Cluster, node netip.Addr) string {
 	switch e := c.ControlPlaneEndpoint; {
 	case e.Address != "":
 		return "https://" + net.JoinHostPort(e.Address, strconv.Itoa(c.APIServer.Port))

@@ -74,7 +74,7 @@ func memberSteps(client etcd.Writer, members []member, there plan.Cell) []plan.L
 		steps = append(steps,
 			plan.Step[etcd.Reader, etcd.Writer]{Name: "etcd/add-" + m.Name, Doc: "let " + m.Name + " in, without a vote",
 				Needs: []plan.Cell{there}, Sets: []plan.Cell{m.cluster},
-				Do: etcd.AddLearner{Name: m.Name, PeerURL: url, Cluster: m.cluster}},
+				Do: etcd.AddLearner{Name: m.Name, PeerURL: url, Fresh: !m.EtcdData, Cluster: m.cluster}},
 			plan.Step[etcd.Reader, etcd.Writer]{Name: "etcd/promote-" + m.Name, Doc: "give " + m.Name + " its vote once it has caught up",
 				Needs: []plan.Cell{m.started}, Sets: []plan.Cell{m.promoted},
 				Do: etcd.Promote{Name: m.Name, PeerURL: url, Done: m.promoted}})

@@ -26,10 +26,7 @@ type Preflight struct {
 // is of the findings that block, or of a host that was lost meanwhile.
 func (p Preflight) Run(ctx context.Context) (finding.Report, error) {
 	in := preflight.Input{
-		Cluster: p.Cluster, Arch: p.Bundle.Arch(), Program: p.Bundle.Probe, Ignore: p.Ignore,
-	}
-	if len(p.Servers) > 0 {
-		in.Server = p.Servers[0]
+		Cluster: p.Cluster, Servers: p.Servers, Arch: p.Bundle.Arch(), Program: p.Bundle.Probe, Ignore: p.Ignore,
 	}
 	for _, t := range p.Targets {
 		h := preflight.Host{Wish: t.Wish, Host: t.Host, Facts: t.Facts, Member: t.Serving, Reached: t.Reached}
