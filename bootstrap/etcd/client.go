@@ -412,7 +412,7 @@ func (c *Client) Remove(ctx context.Context, id string) error {
 
 // MoveLeader is Writer's.
 func (c *Client) MoveLeader(ctx context.Context, id string) error {
-	return c.change(ctx, "move the lead to", id, func(ctx context.Context, to *conn, n uint64) error {
+	return c.change(ctx, "move the lead to", id, func(ctx context.Context, _ *conn, n uint64) error {
 		members, err := c.Members(ctx)
 		if err != nil {
 			return err
@@ -424,7 +424,8 @@ func (c *Client) MoveLeader(ctx context.Context, id string) error {
 		if leader.ID == id {
 			return nil
 		}
-		if to, err = c.member(ctx, leader.Clients[0]); err != nil { // only the leader can
+		to, err := c.member(ctx, leader.Clients[0]) // only the leader can
+		if err != nil {
 			return err
 		}
 		_, err = to.Maintenance.MoveLeader(ctx, n)

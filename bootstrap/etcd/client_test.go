@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
+	neturl "net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,12 +106,12 @@ func (w *world) free() string {
 // start runs a member. change may be nil.
 func (w *world) start(name, peer, cluster, state string, change func(*embed.Config)) *embed.Etcd {
 	w.t.Helper()
-	at := func(s string) []url.URL {
-		u, err := url.Parse(s)
+	at := func(s string) []neturl.URL {
+		u, err := neturl.Parse(s)
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		return []url.URL{*u}
+		return []neturl.URL{*u}
 	}
 	cfg := embed.NewConfig()
 	client := at(w.free())
