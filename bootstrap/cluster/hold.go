@@ -57,7 +57,9 @@ func (h holds) byBudget() (all []kept, rest []string) {
 	return all, rest
 }
 
-func same(a, b policyv1.PodDisruptionBudget) bool { return a.Namespace == b.Namespace && a.Name == b.Name }
+func same(a, b policyv1.PodDisruptionBudget) bool {
+	return a.Namespace == b.Namespace && a.Name == b.Name
+}
 
 // grace says how long a pod was given to end.
 func grace(p corev1.Pod) string {
