@@ -27,13 +27,9 @@ var meanings = map[Code]string{
 	HostLocked:      "another run works on a host; the message says whose, since when, and on what",
 	PlanStale:       "a saved plan no longer fits: facts of a host, the bundle or the cluster moved; the message names what",
 	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
-<<<<<<< HEAD
-	Unhealthy:       "doctor found errors in the cluster",
-	DrainBlocked:    "pods of a node that is to leave cannot go: the message names the disruption budgets that keep them, or the pods that nothing would make anew",
-=======
 	Unhealthy:       "doctor found errors in the cluster, or `etcd health` a member that is not healthy",
 	Quorum:          "etcd would lose its quorum, or has lost it; the message has the arithmetic",
->>>>>>> etcd
+	DrainBlocked:    "pods of a node that is to leave cannot go: the message names the disruption budgets that keep them, or the pods that nothing would make anew",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 
