@@ -108,9 +108,7 @@ func moving(pods []corev1.Pod) string {
 	var names, data []string
 	for _, p := range pods {
 		names = append(names, podName(p))
-		if slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
-			return v.EmptyDir != nil && v.EmptyDir.Medium != corev1.StorageMediumMemory
-		}) {
+		if keepsData(p) {
 			data = append(data, podName(p))
 		}
 	}
@@ -442,4 +440,48 @@ func count(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// Loss says what is lost with a node whose host is given up as it is.
+func Loss(ctx context.Context, r Reader, node string) (string, error) {
+	kube, err := r.Kubernetes(ctx)
+	if err != nil {
+		return "", err
+	}
+	pods, err := movable(ctx, kube, node)
+	if err != nil {
+		return "", err
+	}
+	var alone, moving, data []string
+	for _, p := range pods {
+		switch {
+		case finished(p):
+			continue
+		case orphan(p):
+			alone = append(alone, podName(p))
+		default:
+			moving = append(moving, podName(p))
+		}
+		if keepsData(p) {
+			data = append(data, podName(p))
+		}
+	}
+	words := []string{"what is on its disks"}
+	if len(moving) > 0 {
+		words = append(words, fmt.Sprintf("%s that start anew elsewhere without waiting for an end here (%s)", count(len(moving), "pod"), some(moving)))
+	}
+	if len(data) > 0 {
+		words = append(words, "the emptyDir volumes of "+some(data))
+	}
+	if len(alone) > 0 {
+		words = append(words, "pods that no controller makes anew: "+some(alone))
+	}
+	return strings.Join(words, ", "), nil
+}
+
+// keepsData tells whether a pod has an emptyDir volume on its node's disk.
+func keepsData(p corev1.Pod) bool {
+	return slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.EmptyDir != nil && v.EmptyDir.Medium != corev1.StorageMediumMemory
+	})
 }

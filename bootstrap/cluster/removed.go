@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -172,12 +173,12 @@ func (a Readmit) Apply(ctx context.Context, w Writer) error {
 	return patchRemoved(ctx, kube, entries)
 }
 
-// WasRemoved tells which of some nodes are among those that were removed for good.
-func WasRemoved(ctx context.Context, r Reader, nodes []string) ([]string, error) {
+// RemovedNames are the nodes that were removed for good, and not readmitted since.
+func RemovedNames(ctx context.Context, r Reader) ([]string, error) {
 	kube, err := r.Kubernetes(ctx)
 	if err != nil {
 		return nil, err
 	}
 	removed, _, err := readRemoved(ctx, kube)
-	return slices.DeleteFunc(slices.Clone(nodes), func(n string) bool { _, ok := removed[n]; return !ok }), err
+	return slices.Sorted(maps.Keys(removed)), err
 }
