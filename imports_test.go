@@ -47,7 +47,7 @@ var law = []struct {
 	{"bootstrap/containerd", component("bootstrap/bundle"), "a component: components do not know each other"},
 	{"bootstrap/kubelet", component("pki"), "a component: components do not know each other"},
 	{"bootstrap/kubeproxy", component(), "a component: components do not know each other"},
-	{"bootstrap/etcd", component(), "a component: components do not know each other"},
+	{"bootstrap/etcd", component("bootstrap/fault"), "a component: components do not know each other"},
 	{"bootstrap/apilb", component(), "a component: components do not know each other"},
 	{"bootstrap/controlplane", component(), "a component: components do not know each other"},
 	{"bootstrap/preflight", []string{"bootstrap/claim", "bootstrap/fault", "bootstrap/finding", "bootstrap/host", "bootstrap/probe", "bootstrap/spec"}, "looks, before anything is planned"},
