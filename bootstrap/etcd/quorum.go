@@ -11,36 +11,45 @@ import (
 // quorum is how many of so many voting members must agree.
 func quorum(voters int) int { return voters/2 + 1 }
 
-// recoverRemedy is what to do when so many members are gone that none can be removed or let in any more.
-const recoverRemedy = "bring back a host whose member is not healthy; if that cannot be done, rebuild etcd from one that is left: `kubewright recover --from HOST`"
+// Recovery is what to do when so many members are gone that none can be removed or let in any more.
+const Recovery = "bring back a host whose member is not healthy; if that cannot be done, rebuild etcd from one that is left: `kubewright recover --from HOST`"
 
-// count is the state of a vote.
-type count struct {
-	voters  int
-	healthy []string // of them
-	sick    []string // of them
+// Tally is the state of a vote.
+type Tally struct {
+	Voters  int      `json:"voters"`
+	Healthy []string `json:"healthy"` // of them
+	Sick    []string `json:"sick"`    // of them
 }
 
-func (ms Membership) count() count {
-	var c count
+// Tally counts who has a vote, and can give it. One whose database is full can; a learner has
+// none, also one that a join has left half-way.
+func (ms Membership) Tally() Tally {
+	t := Tally{Healthy: []string{}, Sick: []string{}}
 	for _, m := range ms {
 		switch {
-		case m.Learner: // has no vote, also one that a join has left half-way
+		case m.Learner:
 		case m.votes():
-			c.voters, c.healthy = c.voters+1, append(c.healthy, m.Title())
+			t.Voters, t.Healthy = t.Voters+1, append(t.Healthy, m.Title())
 		default:
-			c.voters, c.sick = c.voters+1, append(c.sick, m.Title())
+			t.Voters, t.Sick = t.Voters+1, append(t.Sick, m.Title())
 		}
 	}
-	return c
+	return t
 }
 
-func (c count) lost() bool { return len(c.healthy) < quorum(c.voters) }
+// Quorum is how many votes decide.
+func (t Tally) Quorum() int { return quorum(t.Voters) }
 
-func (c count) String() string {
-	s := fmt.Sprintf("etcd has %s, a quorum is %d, and %s healthy", plural(c.voters, "voting member"), quorum(c.voters), are(len(c.healthy)))
-	if len(c.healthy) > 0 {
-		s += " (" + strings.Join(c.healthy, ", ") + ")"
+// Lost tells that nothing can be decided any more.
+func (t Tally) Lost() bool { return len(t.Healthy) < t.Quorum() }
+
+// Spare is how many more may fail.
+func (t Tally) Spare() int { return max(0, len(t.Healthy)-t.Quorum()) }
+
+func (t Tally) String() string {
+	s := fmt.Sprintf("etcd has %s, a quorum is %d, and %s healthy", plural(t.Voters, "voting member"), t.Quorum(), are(len(t.Healthy)))
+	if len(t.Healthy) > 0 {
+		s += " (" + strings.Join(t.Healthy, ", ") + ")"
 	}
 	return s
 }
@@ -60,11 +69,11 @@ func are(n int) string {
 }
 
 // refuseLost is the fault of a membership that cannot be changed any more, nil if it can.
-func (c count) refuseLost() error {
-	if !c.lost() {
+func (t Tally) refuseLost() error {
+	if !t.Lost() {
 		return nil
 	}
-	return fault.New(fault.Quorum, recoverRemedy, "%s: the quorum is lost, and no member can be removed or let in", c)
+	return fault.New(fault.Quorum, Recovery, "%s: the quorum is lost, and no member can be removed or let in", t)
 }
 
 // MayRemove says with a fault.Quorum why the member of a name cannot be taken out now, with the
@@ -74,22 +83,22 @@ func (ms Membership) MayRemove(name string) error {
 	if !there {
 		return nil
 	}
-	now := ms.count()
+	now := ms.Tally()
 	if err := now.refuseLost(); err != nil || gone.Learner {
 		return err
 	}
-	then := ms.without(gone).count()
+	then := ms.without(gone).Tally()
 	switch {
-	case then.voters == 0:
+	case then.Voters == 0:
 		return fault.New(fault.Quorum, "join another control-plane host first, or take the whole cluster down with `kubewright reset`",
 			"%s. Without %s none would be left: the cluster's data would be gone", now, name)
-	case then.lost():
+	case then.Lost():
 		remedy := "join another control-plane host first"
-		if len(then.sick) > 0 {
-			remedy = fmt.Sprintf("bring %s back, or remove it first: `kubewright remove %s --force`", then.sick[0], then.sick[0])
+		if len(then.Sick) > 0 {
+			remedy = fmt.Sprintf("bring %s back, or remove it first: `kubewright remove %s --force`", then.Sick[0], then.Sick[0])
 		}
 		return fault.New(fault.Quorum, remedy, "%s. Without %s there would be %s, a quorum would be %d, and %d would be healthy: the cluster would stop",
-			now, name, plural(then.voters, "voting member"), quorum(then.voters), len(then.healthy))
+			now, name, plural(then.Voters, "voting member"), then.Quorum(), len(then.Healthy))
 	}
 	return nil
 }
@@ -98,20 +107,20 @@ func (ms Membership) MayRemove(name string) error {
 // nil if it can. A member that is to have a vote counts as one that could fail: there must
 // be a quorum of the larger number without it.
 func (ms Membership) MayAdd(name string) error {
-	now := ms.count()
-	if now.voters == 1 && len(now.healthy) == 1 {
+	now := ms.Tally()
+	if now.Voters == 1 && len(now.Healthy) == 1 {
 		return nil // the second member is needed for the quorum of two: there is no other way to grow
 	}
 	if err := now.refuseLost(); err != nil {
 		return err
 	}
-	if needed := quorum(now.voters + 1); len(now.healthy) < needed {
+	if needed := quorum(now.Voters + 1); len(now.Healthy) < needed {
 		remedy := "wait until all members are healthy: `kubewright etcd health`"
-		if len(now.sick) > 0 {
-			remedy = fmt.Sprintf("bring %s back, or remove it for ever: `kubewright remove %s --force`", now.sick[0], now.sick[0])
+		if len(now.Sick) > 0 {
+			remedy = fmt.Sprintf("bring %s back, or remove it for ever: `kubewright remove %s --force`", now.Sick[0], now.Sick[0])
 		}
 		return fault.New(fault.Quorum, remedy, "%s. With %s there would be %s, and a quorum would be %d: if %s failed, the cluster would stop",
-			now, name, plural(now.voters+1, "voting member"), needed, name)
+			now, name, plural(now.Voters+1, "voting member"), needed, name)
 	}
 	return nil
 }
@@ -121,9 +130,9 @@ func (ms Membership) without(gone Member) Membership {
 	return slices.DeleteFunc(slices.Clone(ms), func(m Member) bool { return m.ID == gone.ID })
 }
 
-// successor is the voting member that is best made the leader in the place of others: the one
-// that is the least behind. false: there is none.
-func (ms Membership) successor(not ...string) (Member, bool) {
+// Successor is the voting member that is best made the leader in the place of others: a healthy
+// one, the least behind. false: there is none.
+func (ms Membership) Successor(not ...string) (Member, bool) {
 	fit := slices.DeleteFunc(slices.Clone(ms), func(m Member) bool { return !m.votes() || slices.Contains(not, m.Name) })
 	if len(fit) == 0 {
 		return Member{}, false

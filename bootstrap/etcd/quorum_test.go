@@ -76,12 +76,12 @@ func TestArithmetic(t *testing.T) {
 		}
 		switch {
 		case c.refused == "" && err != nil:
-			t.Errorf("%s, -%s +%s: refused: %v", c.members.count(), c.remove, c.add, err)
+			t.Errorf("%s, -%s +%s: refused: %v", c.members.Tally(), c.remove, c.add, err)
 		case c.refused == "":
 		case err == nil:
-			t.Errorf("%s, -%s +%s: not refused", c.members.count(), c.remove, c.add)
+			t.Errorf("%s, -%s +%s: not refused", c.members.Tally(), c.remove, c.add)
 		case fault.CodeOf(err) != fault.Quorum || !strings.Contains(err.Error(), c.refused) || !strings.Contains(fault.RemedyOf(err), c.remedy):
-			t.Errorf("%s, -%s +%s: %s %v\n  remedy: %s", c.members.count(), c.remove, c.add, fault.CodeOf(err), err, fault.RemedyOf(err))
+			t.Errorf("%s, -%s +%s: %s %v\n  remedy: %s", c.members.Tally(), c.remove, c.add, fault.CodeOf(err), err, fault.RemedyOf(err))
 		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 func observe(ctx context.Context, r Reader) (Membership, error) {
 	members, err := r.Members(ctx)
 	if errors.Is(err, ErrNoQuorum) {
-		return nil, &fault.Fault{Code: fault.Quorum, Err: err, Remedy: recoverRemedy}
+		return nil, &fault.Fault{Code: fault.Quorum, Err: err, Remedy: Recovery}
 	}
 	return members, err
 }
@@ -262,7 +262,7 @@ func (a Remove) Apply(ctx context.Context, w Writer) error {
 		}
 		refused = refusal{}
 		if next.Leader {
-			if heir, ok := members.successor(a.Names...); ok {
+			if heir, ok := members.Successor(a.Names...); ok {
 				plan.Report(ctx, "moves the lead of etcd from "+next.Name+" to "+heir.Name)
 				if err := w.MoveLeader(ctx, heir.ID); err != nil {
 					return unavailable(err)
