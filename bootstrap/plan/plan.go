@@ -37,6 +37,7 @@ const (
 	ObjectMounts    ObjectKind = "mounts"    // all that is mounted below a folder
 	ObjectInterface ObjectKind = "interface" // a network interface
 	ObjectRoutes    ObjectKind = "routes"    // all routes into a network, by its prefix
+	ObjectAddress   ObjectKind = "address"   // an IPv4 address on any interface, as a single one (/32)
 	ObjectTable     ObjectKind = "nftables"  // a packet filter table of any family, by its name
 	ObjectImage     ObjectKind = "image"     // in the container runtime's store
 	ObjectAPI       ObjectKind = "api"       // of the Kubernetes API: Kind namespace/name
