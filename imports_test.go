@@ -56,6 +56,7 @@ var law = []struct {
 	{"bootstrap/journal", []string{"bootstrap/fault", "bootstrap/host", "bootstrap/plan"}, "what was changed on a host, and how to put it back"},
 	{"bootstrap/diagnose", []string{"bootstrap/fault", "bootstrap/finding", "bootstrap/host", "bootstrap/redact"}, "why something does not work, by what can be read"},
 	{"bootstrap/doctor", []string{"addons", "bootstrap/...", "pki"}, "looks at all of a live cluster"},
+	{"bootstrap/drill", []string{"bootstrap/..."}, "practises on a live cluster"},
 	{"bootstrap/support", []string{"bootstrap/...", "pki"}, "collects what there is to see"},
 	{"bootstrap/foresee", []string{"bootstrap/fault", "bootstrap/host", "bootstrap/plan"}, "a host as a plan would leave it"},
 	{"bootstrap", []string{"bootstrap/...", "addons", "pki", "templates"}, "the verbs; what carries a host is the command's choice"},

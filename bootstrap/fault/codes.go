@@ -27,7 +27,8 @@ var meanings = map[Code]string{
 	HostLocked:      "another run works on a host; the message says whose, since when, and on what",
 	PlanStale:       "a saved plan no longer fits: facts of a host, the bundle or the cluster moved; the message names what",
 	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
-	Unhealthy:       "doctor found errors in the cluster",
+	Unhealthy:       "doctor found errors in the cluster, or a drill would be more than it can bear",
+	WritesLost:      "a drill found that writes which the API had acknowledged are gone, or were not seen by a later read",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 
