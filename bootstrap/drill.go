@@ -19,6 +19,7 @@ import (
 type Ground struct {
 	Record cluster.Record
 	Test   bool // it is marked as one that nobody depends on
+	Port   int  // of each API server
 	Nodes  []drill.Node
 }
 
@@ -41,7 +42,7 @@ func FindGround(ctx context.Context, client cluster.Reader) (*Ground, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
-	g := &Ground{Record: record, Test: known.TestCluster}
+	g := &Ground{Record: record, Test: known.TestCluster, Port: known.APIServer.Port}
 	for _, n := range list.Items {
 		found, err := drillNode(n)
 		if err != nil {

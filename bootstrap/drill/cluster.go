@@ -2,16 +2,17 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
-	"net/url"
-	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
@@ -33,6 +34,7 @@ type Cluster struct {
 	Nodes  []Node
 	Hosts  *Hosts
 	Access cluster.Access
+	Port   int // of each API server
 }
 
 func (c *Cluster) controlPlane() []Node {
@@ -48,66 +50,49 @@ func (c *Cluster) find(name string) (Node, error) {
 	return c.Nodes[i], nil
 }
 
-// endpoint is what the certificate of every API server is good for.
-func (c *Cluster) endpoint() (host, port string) {
-	u, err := url.Parse(c.Access.Server)
-	if err != nil {
-		return "", ""
-	}
-	return u.Hostname(), u.Port()
-}
-
-// port is that of each API server.
-func (c *Cluster) port() string {
-	_, port := c.endpoint()
-	return port
-}
-
 // client is one of the API over connections that dial makes, wherever the address leads.
 // It shares none of them with other clients.
 func (c *Cluster) client(dial cluster.DialFunc) (*kubernetes.Clientset, error) {
 	return kubernetes.NewForConfig(cluster.Config(c.Access, dial))
 }
 
-// members are all of etcd, as any control-plane host tells.
-func (c *Cluster) members(ctx context.Context) ([]etcd.Member, error) {
-	var last error
+// etcdPKI is where a control-plane host has the certificates of etcd's clients.
+const etcdPKI = certs.Dir + "/etcd"
+
+// members are all of etcd, as the first control-plane host that can tells.
+func (c *Cluster) members(ctx context.Context) (etcd.Membership, error) {
+	var faults []error
 	for _, n := range c.controlPlane() {
-		members, err := func() ([]etcd.Member, error) {
-			h, err := c.Hosts.get(ctx, n.Host)
-			if err != nil {
-				return nil, err
-			}
-			client, err := etcd.Connect(ctx, h, path.Join(certs.Dir, "etcd"))
-			if err != nil {
-				return nil, err
-			}
-			defer client.Close() //nolint:errcheck // only read through
-			return etcd.Members(ctx, client)
-		}()
+		h, err := c.Hosts.get(ctx, n.Host)
 		if err == nil {
-			return members, nil
+			client := etcd.NewClient(h, etcdPKI)
+			var members etcd.Membership
+			members, err = client.Members(ctx)
+			client.Close() //nolint:errcheck // only read through
+			if err == nil {
+				return members, nil
+			}
 		}
-		last = fault.At(n.Host, "etcd", err)
+		faults = append(faults, fault.At(n.Host, "etcd", err))
 	}
-	return nil, last
+	return nil, errors.Join(faults...)
 }
 
-// fewest is how many members etcd must have for one to be spared.
+// fewest is how many voting members etcd must have for one to be spared.
 const fewest = 3
 
-// spare refuses to harm a member of etcd if the others are no majority by themselves.
-func spare(members []etcd.Member) error {
-	voting := slices.DeleteFunc(slices.Clone(members), func(m etcd.Member) bool { return m.Learner })
-	if n := len(voting); n < fewest {
-		return fault.New(fault.Unhealthy, "join more control-plane hosts first: three can spare one",
-			"etcd has %d of the %d members that a drill needs: a majority of %d is %d, so none can be spared", n, fewest, n, n/2+1)
+// spare refuses with a fault.Quorum to harm a member of etcd without which the others could not go on.
+func spare(members etcd.Membership) error {
+	now := members.Tally()
+	if now.Voters >= fewest && now.Spare() > 0 {
+		return nil
 	}
-	return nil
+	return fault.New(fault.Quorum, "join more control-plane hosts, or bring back those whose member is not healthy: `kubewright etcd health`",
+		"%s: none can be spared for a drill, which needs %d", now, fewest)
 }
 
 // leader is the control-plane host whose member of etcd leads.
-func (c *Cluster) leader(members []etcd.Member) (Node, error) {
+func (c *Cluster) leader(members etcd.Membership) (Node, error) {
 	for _, m := range members {
 		for _, n := range c.controlPlane() {
 			if m.Leader && m.Name == n.Name {
@@ -119,7 +104,7 @@ func (c *Cluster) leader(members []etcd.Member) (Node, error) {
 }
 
 // victim is the control-plane host that is named, or the one whose etcd leads.
-func (c *Cluster) victim(members []etcd.Member, name string) (Node, error) {
+func (c *Cluster) victim(members etcd.Membership, name string) (Node, error) {
 	if name == "" {
 		return c.leader(members)
 	}
@@ -146,26 +131,22 @@ func (c *Cluster) clientsHost(victim Node, name string) (Node, error) {
 	return others[0], nil // etcd has members beside the victim's
 }
 
-// balancer is where a node's own load balancer for the API listens.
-const balancer = "127.0.0.1:6444"
+const dialTime = 5 * time.Second
 
-const balancerTime = 5 * time.Second
-
-// through returns how clients on a node reach the API, and the address they use.
-func (c *Cluster) through(ctx context.Context, n Node) (cluster.DialFunc, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, balancerTime)
+// through returns how clients on a node reach the API: by the node's own load balancer.
+func (c *Cluster) through(ctx context.Context, n Node) (cluster.DialFunc, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	h, err := c.Hosts.get(ctx, n.Host)
 	if err != nil {
-		return nil, "", fault.At(n.Host, "connect", err)
+		return nil, fault.At(n.Host, "connect", err)
 	}
-	address := balancer
-	if conn, err := h.Dial(ctx, "tcp", balancer); err == nil {
-		conn.Close() //nolint:errcheck // nothing was said
-	} else {
-		address = net.JoinHostPort(c.endpoint())
+	balancer := net.JoinHostPort("127.0.0.1", strconv.Itoa(apilb.Port))
+	conn, err := h.Dial(ctx, "tcp", balancer)
+	if err != nil {
+		return nil, fault.At(n.Host, "apilb", err)
 	}
-	return func(ctx context.Context, _, _ string) (net.Conn, error) { return h.Dial(ctx, "tcp", address) }, address, nil
+	return func(ctx context.Context, _, _ string) (net.Conn, error) { return h.Dial(ctx, "tcp", balancer) }, conn.Close()
 }
 
 // fault is what the options ask for.

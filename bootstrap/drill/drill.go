@@ -68,7 +68,7 @@ type Drill struct {
 }
 
 // Prepare chooses the victim and the clients' way. It refuses a drill that etcd could not
-// bear: with a fault.Unhealthy that says by how much.
+// bear: with a fault.Quorum that has the arithmetic.
 func Prepare(ctx context.Context, c *Cluster, o Options) (*Drill, error) {
 	members, err := c.members(ctx)
 	if err != nil {
@@ -92,7 +92,7 @@ func Prepare(ctx context.Context, c *Cluster, o Options) (*Drill, error) {
 // ends. If acknowledged writes are lost or were not seen by later reads, the error is a fault.WritesLost
 // and the result says which.
 func (d *Drill) Run(ctx context.Context) (*Result, error) {
-	dial, address, err := d.cluster.through(ctx, d.via)
+	dial, err := d.cluster.through(ctx, d.via)
 	if err != nil {
 		return nil, err
 	}
@@ -124,9 +124,6 @@ func (d *Drill) Run(ctx context.Context) (*Result, error) {
 	}
 	result, err := e.run(ctx)
 	result.Via = d.via.Host
-	if address != balancer {
-		result.Notes = append(result.Notes, "no load balancer for the API listens on "+d.via.Host+": clients used "+address)
-	}
 	return result, errors.Join(err, tidy(ctx, kube))
 }
 

@@ -2,10 +2,9 @@ package drill
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -169,15 +168,8 @@ func TestPowerCut(t *testing.T) {
 		if err := made.End(t.Context(), v); err != nil {
 			t.Error(err)
 		}
-		entries, err := os.ReadDir(dir)
-		names := slices.Collect(func(yield func(string) bool) {
-			for _, e := range entries {
-				if !yield(e.Name()) {
-					return
-				}
-			}
-		})
-		if diff := cmp.Diff([]string{"off-cp1", "on-cp1"}, names); err != nil || diff != "" {
+		names, err := filepath.Glob(filepath.Join(dir, "*"))
+		if diff := cmp.Diff([]string{filepath.Join(dir, "off-cp1"), filepath.Join(dir, "on-cp1")}, names); err != nil || diff != "" {
 			t.Errorf("%v\n%s", err, diff)
 		}
 	})
@@ -189,28 +181,28 @@ func TestPowerCut(t *testing.T) {
 }
 
 func TestSpare(t *testing.T) {
-	members := func(voting, learners int) []etcd.Member {
-		all := make([]etcd.Member, voting, voting+learners)
-		for range learners {
-			all = append(all, etcd.Member{Learner: true})
+	members := func(healthy, sick, learners int) (all etcd.Membership) {
+		for i := range healthy + sick + learners {
+			all = append(all, etcd.Member{Name: fmt.Sprintf("cp%d", i+1), Healthy: i < healthy, Learner: i >= healthy+sick})
 		}
 		return all
 	}
 	for _, c := range []struct {
-		voting, learners int
-		says             string
+		healthy, sick, learners int
+		says                    string
 	}{
-		{1, 0, "etcd has 1 of the 3 members that a drill needs: a majority of 1 is 1, so none can be spared"},
-		{2, 2, "etcd has 2 of the 3 members that a drill needs: a majority of 2 is 2, so none can be spared"},
-		{3, 0, ""},
-		{5, 1, ""},
+		{1, 0, 0, "etcd has 1 voting member, a quorum is 1, and 1 is healthy (cp1): none can be spared for a drill, which needs 3"},
+		{2, 0, 2, "etcd has 2 voting members, a quorum is 2, and 2 are healthy (cp1, cp2): none can be spared for a drill, which needs 3"},
+		{2, 1, 0, "etcd has 3 voting members, a quorum is 2, and 2 are healthy (cp1, cp2): none can be spared for a drill, which needs 3"},
+		{3, 0, 0, ""},
+		{4, 1, 1, ""},
 	} {
-		err := spare(members(c.voting, c.learners))
+		err := spare(members(c.healthy, c.sick, c.learners))
 		switch {
 		case c.says == "" && err != nil:
-			t.Errorf("%d members: %v", c.voting, err)
-		case c.says != "" && (fault.CodeOf(err) != fault.Unhealthy || err.Error() != c.says):
-			t.Errorf("%d members: %v", c.voting, err)
+			t.Errorf("%+v: %v", c, err)
+		case c.says != "" && (fault.CodeOf(err) != fault.Quorum || err.Error() != c.says):
+			t.Errorf("%+v: %v", c, err)
 		}
 	}
 }

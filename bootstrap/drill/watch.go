@@ -1,21 +1,21 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
-	"path"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -33,8 +33,8 @@ type Watch interface {
 // lookTime bounds the question to one of etcd, an API server, or the nodes.
 const lookTime = 2 * time.Second
 
-// watch looks at a cluster: each member of etcd and each API server on its own host, the
-// nodes through the API as the clients reach it.
+// watch looks at a cluster: etcd's members through one of them, each API server on its own
+// host, the nodes through the API as the clients reach it.
 type watch struct {
 	cluster *Cluster
 	victim  Node
@@ -49,7 +49,7 @@ type watch struct {
 // member is a control-plane host as it is asked through one connection.
 type member struct {
 	host host.Host
-	etcd *clientv3.Client
+	etcd *etcd.Client
 	kube kubernetes.Interface
 }
 
@@ -81,85 +81,113 @@ func (w *watch) Look(ctx context.Context) []string {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	var troubles []string
-	for _, n := range w.cluster.controlPlane() {
+	look := func(see func(context.Context) []string) {
 		all.Go(func() {
-			if err := w.lookAt(ctx, n); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				troubles = append(troubles, n.Host+": "+err.Error())
-			}
+			seen := see(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			troubles = append(troubles, seen...)
 		})
 	}
-	all.Go(func() {
-		seen := w.lookAtNodes(ctx)
-		mu.Lock()
-		defer mu.Unlock()
-		troubles = append(troubles, seen...)
-	})
+	for _, n := range w.cluster.controlPlane() {
+		look(func(ctx context.Context) []string { return w.lookAtServer(ctx, n) })
+	}
+	look(w.lookAtEtcd)
+	look(w.lookAtNodes)
 	all.Wait()
 	slices.Sort(troubles)
 	return troubles
 }
 
-// lookAt asks the member of etcd and the API server of a host.
-func (w *watch) lookAt(ctx context.Context, n Node) error {
-	bounded, cancel := context.WithTimeout(ctx, lookTime)
-	defer cancel()
-	m, err := w.member(ctx, bounded, n)
-	if err != nil {
-		return err
+// lookAtEtcd asks all members through the first of their hosts that answers, the victim last.
+func (w *watch) lookAtEtcd(ctx context.Context) []string {
+	hosts := w.cluster.controlPlane()
+	slices.SortStableFunc(hosts, func(x, y Node) int {
+		return cmp.Compare(w.order(x), w.order(y))
+	})
+	var troubles []string
+	for _, n := range hosts {
+		members, err := w.askEtcd(ctx, n)
+		if err != nil {
+			troubles = append(troubles, n.Host+": etcd: "+err.Error())
+			continue
+		}
+		troubles = nil
+		for _, m := range members {
+			if !m.Healthy {
+				troubles = append(troubles, "etcd member "+m.Title()+": "+m.Trouble)
+			}
+		}
+		return troubles
 	}
-	if err = m.look(bounded); err == nil {
+	return troubles
+}
+
+func (w *watch) order(n Node) int {
+	if n.Host == w.victim.Host {
+		return 1
+	}
+	return 0
+}
+
+func (w *watch) askEtcd(ctx context.Context, n Node) ([]etcd.Member, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	m, err := w.member(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	return m.etcd.Members(ctx)
+}
+
+// lookAtServer asks the API server of a host whether it is ready.
+func (w *watch) lookAtServer(ctx context.Context, n Node) []string {
+	asking, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	m, err := w.member(asking, n)
+	if err != nil {
+		return []string{n.Host + ": " + err.Error()}
+	}
+	failing, err := cluster.Readyz(asking, m.kube)
+	if err == nil {
 		return nil
 	}
 	// What goes through a connection fails with it, in many words.
-	alive, cancel := context.WithTimeout(ctx, lookTime)
+	asking, cancel = context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	if _, lost := m.host.Stat(alive, "/"); lost != nil {
+	if _, lost := m.host.Stat(asking, "/"); lost != nil {
 		w.forget(n)
-		return fmt.Errorf("not reached: %w", lost)
+		return []string{n.Host + ": not reached: " + lost.Error()}
 	}
-	return err
+	if len(failing) > 0 {
+		return []string{n.Host + ": API server not ready: " + strings.Join(failing, ", ")}
+	}
+	return []string{n.Host + ": API server: " + err.Error()}
 }
 
-func (m *member) look(ctx context.Context) error {
-	// It is answered by a member that is in touch with a majority, and by no other.
-	if _, err := m.etcd.Get(ctx, "health"); err != nil {
-		return fmt.Errorf("etcd: %w", err)
-	}
-	if failing, err := cluster.Readyz(ctx, m.kube); err != nil {
-		return fmt.Errorf("API server: %w %v", err, failing)
-	}
-	return nil
-}
-
-// member is how a control-plane host is asked; ctx is for as long as it may be.
-func (w *watch) member(ctx, bounded context.Context, n Node) (*member, error) {
-	h, err := w.cluster.Hosts.get(bounded, n.Host)
+// member is how a control-plane host is asked.
+func (w *watch) member(ctx context.Context, n Node) (*member, error) {
+	h, err := w.cluster.Hosts.get(ctx, n.Host)
 	if err != nil {
 		return nil, fmt.Errorf("not reached: %w", err)
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	m, ok := w.members[n.Host]
-	w.mu.Unlock()
 	if ok && m.host == h.Host {
 		return m, nil
 	}
-	w.forgetMember(n)
-	made := &member{host: h.Host}
-	if made.etcd, err = etcd.Connect(ctx, h, path.Join(certs.Dir, "etcd")); err != nil {
-		return nil, err
+	if ok {
+		m.etcd.Close() //nolint:errcheck // only read through
 	}
-	made.kube, err = w.cluster.client(func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return h.Dial(ctx, "tcp", net.JoinHostPort(n.Address.String(), w.cluster.port()))
+	kube, err := w.cluster.client(func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return h.Dial(ctx, "tcp", net.JoinHostPort(n.Address.String(), strconv.Itoa(w.cluster.Port)))
 	})
 	if err != nil {
 		return nil, err
 	}
-	w.mu.Lock()
-	w.members[n.Host] = made
-	w.mu.Unlock()
-	return made, nil
+	w.members[n.Host] = &member{host: h.Host, etcd: etcd.NewClient(h, etcdPKI), kube: kube}
+	return w.members[n.Host], nil
 }
 
 // forget gives up the connection to a host: it leads to one that is no more.

@@ -32,6 +32,7 @@ const (
 	PlanStale       Code = "plan-stale"       // hosts, bundle or cluster are not as they were when the plan was made
 	NotAsBefore     Code = "not-as-before"    // a host that was put back differs from its inventory
 	Unhealthy       Code = "unhealthy"        // doctor found errors
+	Quorum          Code = "quorum"           // etcd would lose its quorum, or has lost it
 	WritesLost      Code = "writes-lost"      // a drill found acknowledged writes gone
 	Interrupted     Code = "interrupted"      // stopped by a signal
 )
@@ -41,7 +42,7 @@ var exits = map[Code]int{
 	Internal: 1, Usage: 2, SpecInvalid: 3, BundleRefused: 4,
 	HostUnreachable: 5, HostKeyUnknown: 6, HostKeyChanged: 7, AuthRefused: 8, SudoRefused: 9,
 	HostUnsuitable: 10, HostTaken: 11, DiskFull: 12, StepFailed: 13, Timeout: 14,
-	ClusterMissing: 15, HostLocked: 16, PlanStale: 17, NotAsBefore: 18, Unhealthy: 19, WritesLost: 28,
+	ClusterMissing: 15, HostLocked: 16, PlanStale: 17, NotAsBefore: 18, Unhealthy: 19, Quorum: 20, WritesLost: 28,
 	Interrupted: 130,
 }
 

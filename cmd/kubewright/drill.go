@@ -177,7 +177,7 @@ func (a *app) practise(ctx context.Context, f drillFlags, notice func(string), s
 		}
 	}
 	f.Off, f.On = strings.Fields(f.off), strings.Fields(f.on)
-	d, err := drill.Prepare(ctx, &drill.Cluster{Nodes: ground.Nodes, Hosts: hosts, Access: access}, f.Options)
+	d, err := drill.Prepare(ctx, &drill.Cluster{Nodes: ground.Nodes, Hosts: hosts, Access: access, Port: ground.Port}, f.Options)
 	if err != nil {
 		return nil, len(targets), err
 	}
