@@ -165,8 +165,8 @@ func TestExercise(t *testing.T) {
 			want:  Result{RecoveryMS: 2000}, does: "mark begin",
 		},
 		{
-			name: "acknowledged writes are gone", world: &world{away: time.Second, forgets: 3}, failed: true,
-			want: Result{WriteOutageMS: 1000, ReadOutageMS: 1000}, lost: 3, code: fault.WritesLost, does: "begin",
+			name: "acknowledged writes are gone", world: &world{away: time.Second, unwell: 2 * time.Second, forgets: 3}, failed: true,
+			want: Result{WriteOutageMS: 1000, ReadOutageMS: 1000, RecoveryMS: 2000}, lost: 3, code: fault.WritesLost, does: "begin",
 		},
 		{
 			name: "a fault that cannot be dealt is ended all the same", world: &world{nature: Nature{Lasts: true}, refuses: errRefused},

@@ -225,14 +225,20 @@ func (f Fill) room(ctx context.Context, h host.Host) (int64, error) {
 		return 0, err
 	}
 	mounts := host.Mounts(string(table))
-	at := slices.IndexFunc(mounts, func(m host.Mount) bool { return m.Point == etcd.DataDir })
+	var own host.Mount // the last is on top
+	for _, m := range mounts {
+		if m.Point == etcd.DataDir {
+			own = m
+		}
+	}
+	elsewhere := func(m host.Mount) bool { return m.Device == own.Device && m.Point != own.Point }
 	switch {
-	case at < 0:
+	case own.Point == "":
 		return 0, refuse("%s is not a file system of its own: all that shares it would have no room either", etcd.DataDir)
-	case mounts[at].Root != "/" || slices.ContainsFunc(mounts, func(m host.Mount) bool { return m.Device == mounts[at].Device && m.Point != etcd.DataDir }):
+	case own.Root != "/" || slices.ContainsFunc(mounts, elsewhere):
 		return 0, refuse("%s is a part of a file system that is mounted elsewhere too: all that shares it would have no room either", etcd.DataDir)
-	case !slices.Contains(fillable(), mounts[at].Kind):
-		return 0, refuse("%s is %s: what shares its room cannot be told", etcd.DataDir, mounts[at].Kind)
+	case !slices.Contains(fillable(), own.Kind):
+		return 0, refuse("%s is %s: what shares its room cannot be told", etcd.DataDir, own.Kind)
 	}
 	free, err := roomOf(ctx, h)
 	if err == nil && free > f.Most {

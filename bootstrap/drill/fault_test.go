@@ -108,6 +108,7 @@ func TestFillRefuses(t *testing.T) {
 	}{
 		{"no file system of its own", "22 1 8:1 / / rw - ext4 /dev/sda rw\n", "10", "is not a file system of its own"},
 		{"a folder of another", strings.Replace(ownDisk, "8:2 /", "8:2 /data", 1), "10", "mounted elsewhere too"},
+		{"the one on top counts", ownDisk + "31 30 8:3 /data " + etcd.DataDir + " rw - ext4 /dev/sdc rw\n", "10", "mounted elsewhere too"},
 		{"mounted twice", ownDisk + "31 22 8:2 / /srv rw - ext4 /dev/sdb rw\n", "10", "mounted elsewhere too"},
 		{"a file system of unknown room", strings.Replace(ownDisk, "ext4 /dev/sdb", "fuse.disk disk", 1), "10", "is fuse.disk"},
 		{"too large", ownDisk, "262145", "more than may be filled"},
