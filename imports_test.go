@@ -74,6 +74,7 @@ var law = []struct {
 	{"cmd/kubewright/report", []string{"bootstrap/fault", "bootstrap/finding", "bootstrap/plan"}, "shows a run as a page"},
 	{"cmd/kubewright", []string{"..."}, "wires everything"},
 	{"e2e", []string{"lab", "cmd/kubewright/ui"}, "uses the program as people do"},
+	{"e2e/drill", []string{"lab", "bootstrap/drill"}, "uses the program as people do, and reads its results"},
 	{"e2e/box", nil, "runs in test pods"},
 	{".", nil, "go.mod, embedded"},
 }
