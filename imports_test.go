@@ -59,6 +59,7 @@ var law = []struct {
 	{"bootstrap/journal", []string{"bootstrap/fault", "bootstrap/host", "bootstrap/plan"}, "what was changed on a host, and how to put it back"},
 	{"bootstrap/diagnose", []string{"bootstrap/fault", "bootstrap/finding", "bootstrap/host", "bootstrap/redact"}, "why something does not work, by what can be read"},
 	{"bootstrap/doctor", []string{"addons", "bootstrap/...", "pki"}, "looks at all of a live cluster"},
+	{"bootstrap/drill", []string{"bootstrap/..."}, "practises on a live cluster"},
 	{"bootstrap/support", []string{"bootstrap/...", "pki"}, "collects what there is to see"},
 	{"bootstrap/foresee", []string{"bootstrap/fault", "bootstrap/host", "bootstrap/plan"}, "a host as a plan would leave it"},
 	{"bootstrap", []string{"bootstrap/...", "addons", "pki", "templates"}, "the verbs; what carries a host is the command's choice"},
@@ -75,6 +76,7 @@ var law = []struct {
 	{"cmd/kubewright/report", []string{"bootstrap/fault", "bootstrap/finding", "bootstrap/plan"}, "shows a run as a page"},
 	{"cmd/kubewright", []string{"..."}, "wires everything"},
 	{"e2e", []string{"lab", "cmd/kubewright/ui"}, "uses the program as people do"},
+	{"e2e/drill", []string{"lab", "bootstrap/drill"}, "uses the program as people do, and reads its results"},
 	{"e2e/box", nil, "runs in test pods"},
 	{".", nil, "go.mod, embedded"},
 }
