@@ -28,6 +28,8 @@ var meanings = map[Code]string{
 	PlanStale:       "a saved plan no longer fits: facts of a host, the bundle or the cluster moved; the message names what",
 	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
 	Unhealthy:       "doctor found errors in the cluster",
+	BackupRefused:   "a backup file is cut short, altered, locked for the keys that were given, or no backup",
+	BackupDiffers:   "a cluster made from a backup is not what the backup's manifest says; the table has the differences",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 
