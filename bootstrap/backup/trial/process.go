@@ -115,6 +115,9 @@ func (p *process) until(ctx context.Context, what string, within time.Duration, 
 		case <-p.done:
 			return fmt.Errorf("%s does not start: it ended: %w%s", what, p.err, p.log.said())
 		case <-waiting.Done():
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			return fmt.Errorf("wait for %s: %w: %w%s", what, context.Cause(waiting), err, p.log.said())
 		case <-tick.C:
 		}
