@@ -136,11 +136,13 @@ func TestWrongKey(t *testing.T) {
 func TestOtherArchives(t *testing.T) {
 	good := func() *archiver { return &archiver{} }
 	for name, make := range map[string]func(*archiver) error{
-		"nothing":            func(*archiver) error { return nil },
-		"no manifest":        func(a *archiver) error { return a.add(specName, 0, strings.NewReader("")) },
-		"another format":     func(a *archiver) error { return a.json(manifestName, Manifest{Format: Format + 1}) },
-		"no checksums":       func(a *archiver) error { return a.json(manifestName, Manifest{Format: Format}) },
-		"no snapshot":        func(a *archiver) error { return errors.Join(a.json(manifestName, Manifest{Format: Format}), a.json(sumsName, a.sums)) },
+		"nothing":        func(*archiver) error { return nil },
+		"no manifest":    func(a *archiver) error { return a.add(specName, 0, strings.NewReader("")) },
+		"another format": func(a *archiver) error { return a.json(manifestName, Manifest{Format: Format + 1}) },
+		"no checksums":   func(a *archiver) error { return a.json(manifestName, Manifest{Format: Format}) },
+		"no snapshot": func(a *archiver) error {
+			return errors.Join(a.json(manifestName, Manifest{Format: Format}), a.json(sumsName, a.sums))
+		},
 		"an unknown entry":   func(a *archiver) error { return withEntry(a, "../evil") },
 		"a path that climbs": func(a *archiver) error { return withEntry(a, filesDir+"/etc/../../evil") },
 		"an entry twice":     func(a *archiver) error { return withEntry(a, manifestName) },

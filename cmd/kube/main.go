@@ -21,6 +21,7 @@ import (
 // components maps the static name of each component to its upstream main. A
 // main reads os.Args, and returns or exits by itself.
 var components = map[string]func(){
+	"backup":                  backupMain,
 	"containerd":              containerd,
 	"coredns":                 coredns,
 	"ctr":                     ctr,

@@ -4,11 +4,13 @@
 package take
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"path"
@@ -16,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/unit"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/v3"
 	corev1 "k8s.io/api/core/v1"
@@ -33,9 +36,10 @@ import (
 )
 
 const (
-	pkiDir        = "/etc/kubernetes/pki"
-	adminConfig   = "/etc/kubernetes/admin.conf"
-	apiServerUnit = "kube-apiserver.service"
+	pkiDir = "/etc/kubernetes/pki"
+	// adminConfig leads to the API server on the host itself, whatever leads others to it.
+	adminConfig   = "/etc/kubernetes/super-admin.conf"
+	apiServerFile = "/etc/systemd/system/kube-apiserver.service"
 	bundleListing = "/opt/kubewright/current/manifest.json"
 	// registry is where the API server keeps its objects in etcd.
 	registry = "/registry/"
@@ -112,6 +116,21 @@ func (t *taker) all(ctx context.Context) error {
 	}
 }
 
+// Leader is the name of the member that leads etcd, and whether it is the host's own.
+func Leader(ctx context.Context, h host.Reader) (name string, here bool, err error) {
+	store, err := etcd.Connect(ctx, h, path.Join(pkiDir, "etcd"))
+	if err != nil {
+		return "", false, err
+	}
+	defer store.Close() //nolint:errcheck // only read through
+	status, err := store.Status(ctx, store.Endpoints()[0])
+	if err != nil {
+		return "", false, fmt.Errorf("etcd status: %w", err)
+	}
+	name, err = memberName(ctx, store, status.Leader)
+	return name, status.Leader == status.Header.MemberId, err
+}
+
 // access is the admin's, as the host has it.
 func (t *taker) access(ctx context.Context) (cluster.Access, error) {
 	content, err := t.host.ReadFile(ctx, adminConfig)
@@ -182,30 +201,33 @@ func (t *taker) below(ctx context.Context, dir string) ([]string, error) {
 
 // encryptionConfig is the file with the API server's keys for Secrets, "" if it has none.
 func (t *taker) encryptionConfig(ctx context.Context) (string, error) {
-	units, err := t.host.Units(ctx, apiServerUnit)
+	content, err := t.host.ReadFile(ctx, apiServerFile)
 	if err != nil {
 		return "", err
 	}
-	if units[0].MainPID == 0 {
-		return "", fault.New(fault.ClusterMissing, "name a control-plane host whose API server runs", "%s is %s", apiServerUnit, units[0].Active)
-	}
-	line, err := t.host.ReadFile(ctx, fmt.Sprintf("/proc/%d/cmdline", units[0].MainPID))
+	options, err := unit.DeserializeOptions(bytes.NewReader(content))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("parse %s: %w", apiServerFile, err)
 	}
-	return flagOf(strings.Split(string(line), "\x00"), "encryption-provider-config"), nil
+	for _, o := range options {
+		if o.Section == "Service" && o.Name == "ExecStart" {
+			words := strings.Fields(strings.ReplaceAll(o.Value, "\\\n", " ")) // one line goes on in the next
+			return flagOf(words, "encryption-provider-config"), nil
+		}
+	}
+	return "", fmt.Errorf("parse %s: it starts nothing", apiServerFile)
 }
 
-// flagOf is a flag's value in an argument vector, as pflag reads it: the last one counts.
+// flagOf is a flag's value in a unit's command line, as pflag reads it: the last one counts.
 func flagOf(argv []string, name string) (value string) {
 	for i, arg := range argv {
-		flag, is, ok := strings.Cut(arg, "=")
+		flag, is, ok := strings.Cut(strings.Trim(arg, `"`), "=")
 		switch {
 		case flag != "--"+name:
 		case ok:
 			value = is
 		case i+1 < len(argv):
-			value = argv[i+1]
+			value = strings.Trim(argv[i+1], `"`)
 		}
 	}
 	return value
@@ -333,15 +355,15 @@ func (t *taker) hash(ctx context.Context, revision int64) (*backup.Data, error) 
 	return &backup.Data{Revision: revision, Hash: h.Hash, Compacted: h.CompactRevision}, nil
 }
 
-// snapshot reads etcd's snapshot as it comes.
+// snapshot reads etcd's snapshot as it comes, and proves it: etcd ends it with the
+// SHA-256 of what came before, by which a restore proves it again.
 type snapshot struct {
 	stream etcdserverpb.Maintenance_SnapshotClient
 	size   int64
 	rest   []byte
+	sum    hash.Hash // of all but the last bytes
+	last   []byte    // at most sha256.Size of them
 }
-
-// digestSize is of the SHA-256 that etcd sends after the data, by which a restore proves it.
-const digestSize = sha256.Size
 
 // openSnapshot has etcd begin: when it returns, what the snapshot holds is settled. The
 // library's own reader does not tell the size, which the archive needs first.
@@ -354,19 +376,35 @@ func openSnapshot(ctx context.Context, client *clientv3.Client) (*snapshot, erro
 	if err != nil {
 		return nil, fmt.Errorf("etcd's snapshot: %w", err)
 	}
-	return &snapshot{stream: stream, rest: first.Blob, size: int64(first.RemainingBytes) + int64(len(first.Blob)) + digestSize}, nil
+	size := int64(first.RemainingBytes) + int64(len(first.Blob)) + sha256.Size
+	s := &snapshot{stream: stream, size: size, sum: sha256.New()}
+	s.came(first.Blob)
+	return s, nil
+}
+
+// came takes what etcd sent.
+func (s *snapshot) came(blob []byte) {
+	s.rest = blob
+	s.last = append(s.last, blob...)
+	if before := len(s.last) - sha256.Size; before > 0 {
+		s.sum.Write(s.last[:before])
+		s.last = bytes.Clone(s.last[before:])
+	}
 }
 
 func (s *snapshot) Read(p []byte) (int, error) {
 	for len(s.rest) == 0 {
 		next, err := s.stream.Recv()
+		if errors.Is(err, io.EOF) && !bytes.Equal(s.last, s.sum.Sum(nil)) {
+			return 0, errors.New("etcd's snapshot: it is not what its digest says")
+		}
 		if errors.Is(err, io.EOF) {
 			return 0, io.EOF
 		}
 		if err != nil {
 			return 0, fmt.Errorf("etcd's snapshot: %w", err)
 		}
-		s.rest = next.Blob
+		s.came(next.Blob)
 	}
 	n := copy(p, s.rest)
 	s.rest = s.rest[n:]
