@@ -135,5 +135,6 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		hostStep{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
 			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
 	)
+	steps = append(steps, c.backupStep())
 	return c.lane(n, steps)
 }

@@ -51,11 +51,13 @@ type Manifest struct {
 	Entries     []Entry `json:"entries"` // all but etcd.db, whose digest is known only at the end
 }
 
-// Data is etcd's content at a revision, which is also the API's resourceVersion. The
-// snapshot holds it and, if something was written meanwhile, a little more.
+// Data is etcd's content at a revision, which is also the API's resourceVersion.
 type Data struct {
 	Revision int64 `json:"revision"`
-	Keys     int64 `json:"keys"` // at that revision
+	// Exact tells that the snapshot ends with that revision. Else it holds it, and what was
+	// written until the snapshot began.
+	Exact bool  `json:"exact"`
+	Keys  int64 `json:"keys"` // at that revision
 	// Hash is etcd's own (HashKV) of all revisions from Compacted to Revision.
 	Hash      uint32 `json:"hash"`
 	Compacted int64  `json:"compacted"`

@@ -233,7 +233,7 @@ func (d *decoder) blame(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return refuse("it is cut short: %w", err)
 	}
-	return refuse("it is altered: %w", err)
+	return refuse("it is cut short or altered: %w", err)
 }
 
 // source remembers the error that ended a reader.

@@ -66,9 +66,6 @@ func (c *Contents) Close() { c.close() }
 // errCompacted tells that etcd threw old revisions away while a backup was begun.
 var errCompacted = errors.New("etcd was compacted meanwhile")
 
-// attempts to begin a backup between two compactions, which are minutes apart.
-const attempts = 3
-
 // From gathers a backup from a control-plane host whose etcd member is healthy. The
 // snapshot is streamed while the result is written; all else is in memory.
 func From(ctx context.Context, h host.Reader, who Signature) (*Contents, error) {
@@ -108,12 +105,7 @@ func (t *taker) all(ctx context.Context) error {
 	if err := t.describe(ctx, access); err != nil {
 		return err
 	}
-	for n := 1; ; n++ {
-		err := t.data(ctx, access)
-		if !errors.Is(err, errCompacted) || n == attempts {
-			return err
-		}
-	}
+	return t.data(ctx, access)
 }
 
 // Leader is the name of the member that leads etcd, and whether it is the host's own.
@@ -284,29 +276,26 @@ func nodesOf(ctx context.Context, kube kubernetes.Interface) ([]backup.Node, err
 	return nodes, nil
 }
 
-// data counts the objects at a revision and opens a snapshot that holds it.
+// data opens a snapshot and counts the objects at its revision.
 //
-// The order makes the counts exact: a linearizable read gives the revision, which this
-// member has then applied; all is counted at that revision, whatever is written
-// meanwhile; and the snapshot, opened later, has it in its history. Only a compaction in
-// between would take it out: etcd's hash, asked before and after, tells.
+// A linearizable read gives a revision that this member has applied; what the snapshot
+// holds is settled when it is open; and a second read tells whether anything was written
+// in between. If nothing was, the snapshot is of that very revision, and it waits while
+// all is counted there. On a cluster that is written to all the time it is of a later
+// one, and has the counted one in its history, unless etcd was compacted in between: its
+// hash, asked before and after, tells.
 func (t *taker) data(ctx context.Context, access cluster.Access) error {
 	m := &t.into.Manifest
-	keys, err := t.etcd.Get(ctx, registry, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	snap, data, err := t.still(ctx) // it ends with ctx
 	if err != nil {
-		return fmt.Errorf("etcd's revision: %w", err)
+		return err
 	}
-	revision := keys.Header.Revision
 	cfg := cluster.Config(access, t.host.Dial)
 	kinds, err := census.Kinds(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	if m.Kinds, err = census.Count(ctx, cfg, kinds, revision); err != nil {
-		return err
-	}
-	before, err := t.hash(ctx, revision)
-	if err != nil {
+	if m.Kinds, err = census.Count(ctx, cfg, kinds, data.Revision); err != nil {
 		return err
 	}
 	status, err := t.etcd.Status(ctx, t.etcd.Endpoints()[0])
@@ -317,21 +306,73 @@ func (t *taker) data(ctx context.Context, access cluster.Access) error {
 	if m.From, err = memberName(ctx, t.etcd, status.Header.MemberId); err != nil {
 		return err
 	}
-	snap, err := openSnapshot(ctx, t.etcd)
-	if err != nil {
-		return err
-	}
-	after, err := t.hash(ctx, revision)
-	if err != nil {
-		return err
-	}
-	if *before != *after {
-		return fmt.Errorf("begin the snapshot: %w", errCompacted)
-	}
-	m.Data = *after
-	m.Data.Keys = keys.Count
+	m.Data = *data
 	t.into.Snapshot, t.into.SnapshotSize = snap, snap.size
 	return nil
+}
+
+const (
+	// stillTries is how often a moment without writes is looked for.
+	stillTries = 20
+	// compactTries is how often a snapshot is begun anew after a compaction. They are
+	// minutes apart.
+	compactTries = 3
+)
+
+// still opens a snapshot between two writes, if there is such a moment.
+func (t *taker) still(ctx context.Context) (*snapshot, *backup.Data, error) {
+	for n := 1; ; n++ {
+		before, err := t.hash(ctx, 0) // of now
+		if err != nil {
+			return nil, nil, err
+		}
+		snap, data, err := t.open(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		hash, err := t.hash(ctx, data.Revision)
+		if err != nil {
+			return nil, nil, err
+		}
+		if hash.Compacted == before.Compacted {
+			data.Hash, data.Compacted = hash.Hash, hash.Compacted
+			return snap, data, nil
+		}
+		if n == compactTries {
+			return nil, nil, errCompacted
+		}
+	}
+}
+
+func (t *taker) open(ctx context.Context) (*snapshot, *backup.Data, error) {
+	for n := 1; ; n++ {
+		before, err := t.keys(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		snap, err := openSnapshot(ctx, t.etcd)
+		if err != nil {
+			return nil, nil, err
+		}
+		after, err := t.keys(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		before.Exact = before.Revision == after.Revision
+		if before.Exact || n == stillTries {
+			return snap, before, nil
+		}
+		snap.end()
+	}
+}
+
+// keys are etcd's revision and number of keys now, by a linearizable read.
+func (t *taker) keys(ctx context.Context) (*backup.Data, error) {
+	got, err := t.etcd.Get(ctx, registry, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return nil, fmt.Errorf("etcd's revision: %w", err)
+	}
+	return &backup.Data{Revision: got.Header.Revision, Keys: got.Count}, nil
 }
 
 func memberName(ctx context.Context, client *clientv3.Client, id uint64) (string, error) {
@@ -359,6 +400,7 @@ func (t *taker) hash(ctx context.Context, revision int64) (*backup.Data, error) 
 // SHA-256 of what came before, by which a restore proves it again.
 type snapshot struct {
 	stream etcdserverpb.Maintenance_SnapshotClient
+	end    context.CancelFunc
 	size   int64
 	rest   []byte
 	sum    hash.Hash // of all but the last bytes
@@ -368,16 +410,19 @@ type snapshot struct {
 // openSnapshot has etcd begin: when it returns, what the snapshot holds is settled. The
 // library's own reader does not tell the size, which the archive needs first.
 func openSnapshot(ctx context.Context, client *clientv3.Client) (*snapshot, error) {
+	ctx, end := context.WithCancel(ctx)
 	stream, err := etcdserverpb.NewMaintenanceClient(client.ActiveConnection()).Snapshot(ctx, &etcdserverpb.SnapshotRequest{})
 	if err != nil {
+		end()
 		return nil, fmt.Errorf("etcd's snapshot: %w", err)
 	}
 	first, err := stream.Recv()
 	if err != nil {
+		end()
 		return nil, fmt.Errorf("etcd's snapshot: %w", err)
 	}
 	size := int64(first.RemainingBytes) + int64(len(first.Blob)) + sha256.Size
-	s := &snapshot{stream: stream, size: size, sum: sha256.New()}
+	s := &snapshot{stream: stream, end: end, size: size, sum: sha256.New()}
 	s.came(first.Blob)
 	return s, nil
 }
