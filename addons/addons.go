@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"net/url"
 	"text/template"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -37,7 +36,7 @@ func All() []Addon { return []Addon{RBAC, Overlay, CoreDNS} }
 type Inputs struct {
 	PauseImage   string       // reference of the image that hosts have already; /pause alone is in it
 	BinDir       string       // absolute folder with the component binaries on every host
-	Server       string       // https://ADDRESS:PORT of the API server, reachable from every node and pod
+	Server       string       // https://ADDRESS:PORT by which every node reaches the API
 	PodCIDR      netip.Prefix // of the cluster, IPv4
 	Backend      string       // of the overlay: vxlan or host-gw
 	DNSIP        netip.Addr   // address of the DNS service, in the service range
@@ -46,24 +45,6 @@ type Inputs struct {
 	AdminGroup   string       // may do everything
 	KubeletUser  string       // the API server's name towards kubelets
 	JoiningGroup string       // group of the bootstrap tokens of joining nodes
-}
-
-// ServerHost is the host of Server, for clients that take it apart.
-func (in Inputs) ServerHost() (string, error) {
-	u, err := url.Parse(in.Server)
-	if err != nil {
-		return "", err
-	}
-	return u.Hostname(), nil
-}
-
-// ServerPort is the port of Server.
-func (in Inputs) ServerPort() (string, error) {
-	u, err := url.Parse(in.Server)
-	if err != nil {
-		return "", err
-	}
-	return u.Port(), nil
 }
 
 //go:embed */manifest.yaml.tmpl

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -27,20 +32,33 @@ type Live struct {
 	Record cluster.Record
 	Spec   *spec.Cluster // of the record
 	Nodes  []Member
+	// Servers are its API servers, as its nodes know them.
+	Servers []netip.AddrPort
 }
 
 // Member is a node of a live cluster.
 type Member struct {
-	Node string
-	Host string // as the admin wrote it, "" of a node that kubewright did not make
+	Node         string
+	Host         string // as the admin wrote it, "" of a node that kubewright did not make
+	ControlPlane bool
 }
 
-// Find returns the cluster that a control-plane host belongs to, through the
-// admin's kubeconfig on that host; nil if there is none that answers.
-func Find(ctx context.Context, t Target) (*Live, error) {
-	if t.Claim == nil {
-		return nil, nil
+// Find returns the cluster that control-plane hosts belong to, through the admin's
+// kubeconfig on the first of them that leads to one; nil if there is none that answers.
+func Find(ctx context.Context, targets []Target) (*Live, error) {
+	for _, t := range targets {
+		if t.Claim == nil || !controls(t) {
+			continue
+		}
+		if live, err := find(ctx, t); err != nil || live != nil {
+			return live, err
+		}
 	}
+	return nil, nil
+}
+
+// find asks the API server of one control-plane host.
+func find(ctx context.Context, t Target) (*Live, error) {
 	content, err := t.Host.ReadFile(ctx, AdminConfig)
 	if err != nil {
 		return nil, nil //nolint:nilerr // an init that was broken off early: there is no cluster yet
@@ -49,6 +67,7 @@ func Find(ctx context.Context, t Target) (*Live, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", AdminConfig, err)
 	}
+	access.Server = ownURL(access.Server, t.Claim.Address)
 	return Look(ctx, access, t.Host)
 }
 
@@ -73,9 +92,29 @@ func Look(ctx context.Context, access cluster.Access, via host.Reader) (*Live, e
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	for _, n := range nodes.Items {
-		live.Nodes = append(live.Nodes, Member{Node: n.Name, Host: hostOf(n)})
+		_, controls := n.Labels[controlPlaneKey]
+		live.Nodes = append(live.Nodes, Member{Node: n.Name, Host: hostOf(n), ControlPlane: controls})
 	}
-	return live, nil
+	list, err := kube.CoreV1().ConfigMaps(apilb.Namespace).Get(ctx, apilb.ConfigMap, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) { // broken off before that
+		return live, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the cluster's API servers: %w", err)
+	}
+	live.Servers, err = apilb.Parse(list.Data[apilb.Key])
+	return live, err
+}
+
+// ownURL is the URL of a server with another address: a host's own API server, where its
+// kubeconfig names the one for people.
+func ownURL(server string, own netip.Addr) string {
+	u, err := url.Parse(server)
+	if err != nil || !own.IsValid() {
+		return server
+	}
+	u.Host = net.JoinHostPort(own.String(), u.Port())
+	return u.String()
 }
 
 func hostOf(n corev1.Node) string { return n.Annotations[hostAnnotation] }

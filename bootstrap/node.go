@@ -27,6 +27,8 @@ type Target struct {
 	// Serving tells that it is a member whose kubelet runs: one that is half made, or
 	// broken, is looked at by preflight as if it were new.
 	Serving bool
+	// EtcdData tells that it has the data of a member of etcd.
+	EtcdData bool
 	// Reached is the host's own end of the SSH connection, invalid if unknown.
 	Reached netip.Addr
 	// Proven is the address at which preflight saw all other hosts reach it, invalid if that was not tried.

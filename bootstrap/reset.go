@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
@@ -44,13 +45,15 @@ type Reset struct {
 // Units are the services of a node.
 func Units() []string {
 	return []string{
-		kubelet.Unit, kubeproxy.Unit, containerd.Unit,
+		kubelet.Unit, kubeproxy.Unit, apilb.Unit, containerd.Unit,
 		controlplane.SchedulerUnit, controlplane.ControllerManagerUnit, controlplane.APIServerUnit, etcd.Unit,
 	}
 }
 
 // agentUnits are those that a worker has, too.
-func agentUnits() []string { return []string{kubelet.Unit, kubeproxy.Unit, containerd.Unit} }
+func agentUnits() []string {
+	return []string{kubelet.Unit, kubeproxy.Unit, apilb.Unit, containerd.Unit}
+}
 
 // Proof is what a host was compared with after it was put back.
 type Proof struct {

@@ -124,12 +124,9 @@ func Observe(ctx context.Context, client cluster.Reader, server string,
 const controlPlaneRole = "control-plane"
 
 func etcdMembers(ctx context.Context, h host.Reader) ([]etcd.Member, error) {
-	client, err := etcd.Connect(ctx, h, path.Join(certs.Dir, "etcd"))
-	if err != nil {
-		return nil, err
-	}
+	client := etcd.NewClient(h, path.Join(certs.Dir, "etcd"))
 	defer client.Close() //nolint:errcheck // only read through
-	return etcd.Members(ctx, client)
+	return client.Members(ctx)
 }
 
 func (s *Status) nodes(ctx context.Context, kube kubernetes.Interface) error {

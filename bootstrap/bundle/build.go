@@ -86,8 +86,8 @@ var programs = [...]string{
 
 // kubeNames are the components of cmd/kube: each is a link to it.
 var kubeNames = [...]string{
-	"containerd", "coredns", "ctr", "etcd", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager",
-	"kube-proxy", "kube-scheduler", "kubectl", "kubelet", "overlay",
+	"apilb", "containerd", "coredns", "ctr", "etcd", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager",
+	"kube-proxy", "kube-scheduler", "kubectl", "kubelet", "overlay", "vip",
 }
 
 // Build makes the bundle of a source tree with the Go toolchain in PATH and

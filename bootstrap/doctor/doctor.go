@@ -77,6 +77,16 @@ type examination struct {
 	mu     sync.Mutex
 	report finding.Report
 	clocks map[string]clock // by host
+	etcd   bool             // somebody told of its members
+}
+
+// tellsMembers is true for the first who asks: all control-plane hosts see the same members of etcd.
+func (e *examination) tellsMembers() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := !e.etcd
+	e.etcd = true
+	return first
 }
 
 func (e *examination) add(found ...finding.Finding) {

@@ -206,7 +206,7 @@ func own(o plan.Object) bool {
 func restorable(k plan.ObjectKind) bool {
 	switch k {
 	case plan.ObjectFile, plan.ObjectUnit, plan.ObjectSlice, plan.ObjectSetting, plan.ObjectModule,
-		plan.ObjectMounts, plan.ObjectInterface, plan.ObjectRoutes, plan.ObjectTable:
+		plan.ObjectMounts, plan.ObjectInterface, plan.ObjectRoutes, plan.ObjectAddress, plan.ObjectTable:
 		return true
 	}
 	return false

@@ -19,13 +19,13 @@ import (
 // kernelSim is what a Sim has no notion of: mounts, interfaces, tables, routes, settings.
 type kernelSim struct {
 	*hosttest.Sim
-	links, tables, routes map[string]bool
+	links, tables, routes, addresses map[string]bool
 }
 
 const noMounts = "22 1 0:20 / / rw - ext4 /dev/root rw\n"
 
 func newHost(t testing.TB) *kernelSim {
-	k := &kernelSim{hosttest.NewSim(t, "w1"), map[string]bool{"lo": true}, map[string]bool{"mine": true}, map[string]bool{"10.9.0.0/24": true}}
+	k := &kernelSim{hosttest.NewSim(t, "w1"), map[string]bool{"lo": true}, map[string]bool{"mine": true}, map[string]bool{"10.9.0.0/24": true}, map[string]bool{"192.0.2.1": true}}
 	k.Put(host.MountTable, noMounts, 0o444)
 	k.Put("/proc/sys/net/ipv4/ip_forward", "0\n", 0o644)
 	k.Put("/etc/motd", "of yesterday\n", 0o644)
@@ -51,16 +51,21 @@ func (k *kernelSim) script() {
 			hosttest.Answer{Argv: []string{"ip", "-json", "link", "show"}, Stdout: "[" + list(k.links, `{"ifname":%q}`) + "]"},
 			hosttest.Answer{Argv: []string{"nft", "--json", "list", "tables"}, Stdout: `{"nftables":[` + list(k.tables, `{"table":{"family":"ip","name":%q}}`) + "]}"},
 			hosttest.Answer{Argv: []string{"ip", "-json", "-4", "route", "show"}, Stdout: "[" + list(k.routes, `{"dst":%q,"protocol":"boot"}`) + "]"},
+			hosttest.Answer{Argv: []string{"ip", "-json", "address", "show"}, Stdout: `[{"ifname":"eth0","addr_info":[{"local":"2001:db8::1","prefixlen":32},{"local":"192.0.2.9","prefixlen":24},` +
+				list(k.addresses, `{"local":%q,"prefixlen":32}`) + "]}]"},
 		)
 	}
 	refresh()
 	does := func(change func(), argv ...string) {
 		k.Script(hosttest.Answer{Argv: argv, Do: func([]byte) ([]byte, error) { change(); refresh(); return nil, nil }})
 	}
-	does(func() { k.links["cni0"], k.tables["kube-proxy"], k.routes["10.96.0.0/16"] = true, true, true }, "bring", "network")
+	does(func() {
+		k.links["cni0"], k.tables["kube-proxy"], k.routes["10.96.0.0/16"], k.addresses["192.0.2.9"] = true, true, true, true
+	}, "bring", "network")
 	does(func() { delete(k.links, "cni0") }, "ip", "link", "delete", "dev", "cni0")
 	does(func() { delete(k.tables, "kube-proxy") }, "nft", "delete", "table", "ip", "kube-proxy")
 	does(func() { delete(k.routes, "10.96.0.0/16") }, "ip", "-4", "route", "delete", "10.96.0.0/16")
+	does(func() { delete(k.addresses, "192.0.2.9") }, "ip", "-4", "address", "delete", "192.0.2.9/32", "dev", "eth0")
 	does(func() { k.Put("/proc/sys/net/ipv4/ip_forward", "1\n", 0o644) }, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 	does(func() { k.Put("/proc/sys/net/ipv4/ip_forward", "0\n", 0o644) }, "sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
 	for _, u := range []string{"new.service", "pods.slice"} {
@@ -130,7 +135,7 @@ func steps() []plan.Step[host.Reader, host.Host] {
 			{Verb: plan.Create, Kind: plan.ObjectFile, Object: "/etc/systemd/system/new.service"},
 			{Verb: plan.Start, Kind: plan.ObjectUnit, Object: "new.service", Brings: slices.Concat(
 				plan.Objects(plan.ObjectFile, "/var/lib/new"), plan.Objects(plan.ObjectInterface, "cni0"),
-				plan.Objects(plan.ObjectTable, "kube-proxy"), plan.Objects(plan.ObjectRoutes, "10.96.0.0/16"),
+				plan.Objects(plan.ObjectTable, "kube-proxy"), plan.Objects(plan.ObjectRoutes, "10.96.0.0/16"), plan.Objects(plan.ObjectAddress, "192.0.2.9"),
 				plan.Objects(plan.ObjectMounts, "/var/lib/new"))},
 		}, do: []func(context.Context, host.Host) error{
 			write("/etc/systemd/system/new.service", "[Service]\nExecStart=/bin/new\n[Install]\nWantedBy=multi-user.target\n"),
@@ -165,7 +170,7 @@ func undo(ctx context.Context, h host.Host, from int) error {
 func state(k *kernelSim) hosttest.State {
 	s := k.Snapshot()
 	maps.DeleteFunc(s.Files, func(name string, _ hosttest.Entry) bool { return strings.HasPrefix(name, Root) })
-	for _, m := range []map[string]bool{k.links, k.tables, k.routes} {
+	for _, m := range []map[string]bool{k.links, k.tables, k.routes, k.addresses} {
 		s.Files[fmt.Sprint("/kernel/", len(s.Files))] = hosttest.Entry{Content: strings.Join(slices.Sorted(maps.Keys(m)), " ")}
 	}
 	for _, l := range s.Leftovers {
@@ -281,7 +286,7 @@ func TestWrittenAhead(t *testing.T) {
 	want := []string{
 		"1 file/change 4",                    // what the diff names, with the missing /opt/x
 		"2 file/change 1", "3 file/change 1", // what it does not
-		"4 kernel/change 2", "5 unit/change 9", "6 unit/change 2",
+		"4 kernel/change 2", "5 unit/change 10", "6 unit/change 2",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -78,6 +78,32 @@ func listRoutes(ctx context.Context, r host.Reader, within netip.Prefix) ([]stri
 	return list, nil
 }
 
+// address is a single IPv4 address of an interface.
+type address struct{ Local, Device string }
+
+// listAddresses returns the single addresses (/32) of all interfaces.
+func listAddresses(ctx context.Context, r host.Reader) ([]address, error) {
+	var links []struct {
+		Name  string `json:"ifname"`
+		Addrs []struct {
+			Local  string `json:"local"`
+			Length int    `json:"prefixlen"`
+		} `json:"addr_info"`
+	}
+	if err := query(ctx, r, &links, "ip", "-json", "address", "show"); err != nil {
+		return nil, err
+	}
+	var list []address
+	for _, l := range links {
+		for _, a := range l.Addrs {
+			if a.Length == 32 && !strings.Contains(a.Local, ":") {
+				list = append(list, address{a.Local, l.Name})
+			}
+		}
+	}
+	return list, nil
+}
+
 // table is one of nftables.
 type table struct{ Family, Name string }
 

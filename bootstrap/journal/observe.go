@@ -238,6 +238,15 @@ func network(ctx context.Context, r host.Reader, all []Before) error {
 			b.Exists = slices.ContainsFunc(have, func(t table) bool { return t.Name == b.Name })
 		}
 	}
+	if addresses := of(all, plan.ObjectAddress); len(addresses) > 0 {
+		have, err := listAddresses(ctx, r)
+		if err != nil {
+			return err
+		}
+		for _, b := range addresses {
+			b.Exists = slices.ContainsFunc(have, func(a address) bool { return a.Local == b.Name })
+		}
+	}
 	for _, b := range routes {
 		within, err := netip.ParsePrefix(b.Name)
 		if err != nil {

@@ -274,6 +274,11 @@ func removeNetwork(ctx context.Context, h host.Host, all []difference) error {
 			}
 		}
 	}
+	for _, d := range only(all, plan.ObjectAddress) {
+		if err := removeAddress(ctx, h, d.was.Name); err != nil {
+			return err
+		}
+	}
 	for _, d := range only(all, plan.ObjectRoutes) {
 		within, err := netip.ParsePrefix(d.was.Name)
 		if err != nil {
@@ -285,6 +290,27 @@ func removeNetwork(ctx context.Context, h host.Host, all []difference) error {
 		}
 		for _, to := range surplus(have, d.was.Names) {
 			if err := run("ip", "-4", "route", "delete", to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// removeAddress removes a single address from all interfaces. One with a lifetime may
+// end by itself meanwhile.
+func removeAddress(ctx context.Context, h host.Host, local string) error {
+	have, err := listAddresses(ctx, h)
+	if err != nil {
+		return err
+	}
+	for _, a := range have {
+		if a.Local != local {
+			continue
+		}
+		if _, err := h.Run(ctx, host.Command{Argv: []string{"ip", "-4", "address", "delete", a.Local + "/32", "dev", a.Device}}); err != nil {
+			left, again := listAddresses(ctx, h)
+			if again != nil || slices.Contains(left, a) {
 				return err
 			}
 		}

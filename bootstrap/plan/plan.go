@@ -37,9 +37,11 @@ const (
 	ObjectMounts    ObjectKind = "mounts"    // all that is mounted below a folder
 	ObjectInterface ObjectKind = "interface" // a network interface
 	ObjectRoutes    ObjectKind = "routes"    // all routes into a network, by its prefix
+	ObjectAddress   ObjectKind = "address"   // an IPv4 address on any interface, as a single one (/32)
 	ObjectTable     ObjectKind = "nftables"  // a packet filter table of any family, by its name
 	ObjectImage     ObjectKind = "image"     // in the container runtime's store
 	ObjectAPI       ObjectKind = "api"       // of the Kubernetes API: Kind namespace/name
+	ObjectMember    ObjectKind = "member"    // of etcd, by its name
 	ObjectLocal     ObjectKind = "local"     // a file of the workstation
 	ObjectWait      ObjectKind = "wait"      // nothing is changed
 )

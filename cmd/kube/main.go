@@ -1,7 +1,8 @@
 // Command kube is the one binary that holds the components of a kubewright
 // node: upstream's etcd, Kubernetes, containerd and CoreDNS mains, and our own
-// overlay. It is called by the name of a link to it (kubelet, etcd, ...), or as
-// `kube COMPONENT ARG...`, which is what a container does that mounts the file.
+// apilb, overlay and vip. It is called by the name of a link to it (kubelet, etcd,
+// ...), or as `kube COMPONENT ARG...`, which is what a container does that mounts
+// the file.
 //
 // The components share one Go runtime, one client-go and one grpc, so that all
 // of them together are a quarter of the size they have as separate files
@@ -21,6 +22,7 @@ import (
 // components maps the static name of each component to its upstream main. A
 // main reads os.Args, and returns or exits by itself.
 var components = map[string]func(){
+	"apilb":                   apilbMain,
 	"backup":                  backupMain,
 	"containerd":              containerd,
 	"coredns":                 coredns,
@@ -35,6 +37,7 @@ var components = map[string]func(){
 	"kubectl":                 kubectl,
 	"kubelet":                 kubelet,
 	"overlay":                 overlayMain,
+	"vip":                     vipMain,
 }
 
 func main() {

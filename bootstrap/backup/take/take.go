@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"path"
@@ -396,15 +395,13 @@ func (t *taker) hash(ctx context.Context, revision int64) (*backup.Data, error) 
 	return &backup.Data{Revision: revision, Hash: h.Hash, Compacted: h.CompactRevision}, nil
 }
 
-// snapshot reads etcd's snapshot as it comes, and proves it: etcd ends it with the
-// SHA-256 of what came before, by which a restore proves it again.
+// snapshot reads etcd's snapshot as it comes, and proves it at its end.
 type snapshot struct {
 	stream etcdserverpb.Maintenance_SnapshotClient
 	end    context.CancelFunc
 	size   int64
 	rest   []byte
-	sum    hash.Hash // of all but the last bytes
-	last   []byte    // at most sha256.Size of them
+	proof  *etcd.Proof
 }
 
 // openSnapshot has etcd begin: when it returns, what the snapshot holds is settled. The
@@ -421,35 +418,32 @@ func openSnapshot(ctx context.Context, client *clientv3.Client) (*snapshot, erro
 		end()
 		return nil, fmt.Errorf("etcd's snapshot: %w", err)
 	}
-	size := int64(first.RemainingBytes) + int64(len(first.Blob)) + sha256.Size
-	s := &snapshot{stream: stream, end: end, size: size, sum: sha256.New()}
-	s.came(first.Blob)
-	return s, nil
+	s := &snapshot{stream: stream, end: end, proof: etcd.NewProof(),
+		size: int64(first.RemainingBytes) + int64(len(first.Blob)) + sha256.Size}
+	return s, s.came(first.Blob)
 }
 
 // came takes what etcd sent.
-func (s *snapshot) came(blob []byte) {
+func (s *snapshot) came(blob []byte) error {
 	s.rest = blob
-	s.last = append(s.last, blob...)
-	if before := len(s.last) - sha256.Size; before > 0 {
-		s.sum.Write(s.last[:before])
-		s.last = bytes.Clone(s.last[before:])
-	}
+	_, err := s.proof.Write(blob)
+	return err
 }
 
 func (s *snapshot) Read(p []byte) (int, error) {
 	for len(s.rest) == 0 {
 		next, err := s.stream.Recv()
-		if errors.Is(err, io.EOF) && !bytes.Equal(s.last, s.sum.Sum(nil)) {
+		switch {
+		case errors.Is(err, io.EOF) && !s.proof.Whole():
 			return 0, errors.New("etcd's snapshot: it is not what its digest says")
-		}
-		if errors.Is(err, io.EOF) {
+		case errors.Is(err, io.EOF):
 			return 0, io.EOF
-		}
-		if err != nil {
+		case err != nil:
 			return 0, fmt.Errorf("etcd's snapshot: %w", err)
 		}
-		s.came(next.Blob)
+		if err := s.came(next.Blob); err != nil {
+			return 0, err
+		}
 	}
 	n := copy(p, s.rest)
 	s.rest = s.rest[n:]

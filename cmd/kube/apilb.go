@@ -1,0 +1,5 @@
+package main
+
+import "github.com/kubewright/kubewright/cmd/kube/apilb"
+
+func apilbMain() { apilb.Main() }

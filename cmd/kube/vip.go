@@ -1,0 +1,5 @@
+package main
+
+import "github.com/kubewright/kubewright/cmd/kube/vip"
+
+func vipMain() { vip.Main() }
