@@ -23,6 +23,7 @@ import (
 // main reads os.Args, and returns or exits by itself.
 var components = map[string]func(){
 	"apilb":                   apilbMain,
+	"backup":                  backupMain,
 	"containerd":              containerd,
 	"coredns":                 coredns,
 	"ctr":                     ctr,
