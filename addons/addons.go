@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"net/url"
 	"text/template"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,6 +22,8 @@ type Addon string
 const (
 	// RBAC is what nodes, joining hosts, admins and the API server may do.
 	RBAC Addon = "rbac"
+	// Removed keeps nodes that were removed from registering again.
+	Removed Addon = "removed"
 	// Overlay is the pod network: a DaemonSet of `kube overlay`.
 	Overlay Addon = "overlay"
 	// CoreDNS is the cluster's DNS: a Deployment of `kube coredns`.
@@ -30,14 +31,14 @@ const (
 )
 
 // All returns the addons in the order in which they are applied.
-func All() []Addon { return []Addon{RBAC, Overlay, CoreDNS} }
+func All() []Addon { return []Addon{RBAC, Removed, Overlay, CoreDNS} }
 
 // Inputs are what manifests depend on. No field is optional, except where its
 // zero value says something.
 type Inputs struct {
 	PauseImage   string       // reference of the image that hosts have already; /pause alone is in it
 	BinDir       string       // absolute folder with the component binaries on every host
-	Server       string       // https://ADDRESS:PORT of the API server, reachable from every node and pod
+	Server       string       // https://ADDRESS:PORT by which every node reaches the API
 	PodCIDR      netip.Prefix // of the cluster, IPv4
 	Backend      string       // of the overlay: vxlan or host-gw
 	DNSIP        netip.Addr   // address of the DNS service, in the service range
@@ -46,24 +47,7 @@ type Inputs struct {
 	AdminGroup   string       // may do everything
 	KubeletUser  string       // the API server's name towards kubelets
 	JoiningGroup string       // group of the bootstrap tokens of joining nodes
-}
-
-// ServerHost is the host of Server, for clients that take it apart.
-func (in Inputs) ServerHost() (string, error) {
-	u, err := url.Parse(in.Server)
-	if err != nil {
-		return "", err
-	}
-	return u.Hostname(), nil
-}
-
-// ServerPort is the port of Server.
-func (in Inputs) ServerPort() (string, error) {
-	u, err := url.Parse(in.Server)
-	if err != nil {
-		return "", err
-	}
-	return u.Port(), nil
+	RemovedNodes string       // ConfigMap in kube-system with a key for each node that was removed
 }
 
 //go:embed */manifest.yaml.tmpl

@@ -11,11 +11,20 @@ import (
 
 // HostNames are the names by which the admin reached the hosts of the cluster's nodes.
 func HostNames(ctx context.Context, client cluster.Reader) ([]string, error) {
+	return hostNames(ctx, client, metav1.ListOptions{})
+}
+
+// ControlPlaneHosts are those of its control-plane nodes.
+func ControlPlaneHosts(ctx context.Context, client cluster.Reader) ([]string, error) {
+	return hostNames(ctx, client, metav1.ListOptions{LabelSelector: controlPlaneKey})
+}
+
+func hostNames(ctx context.Context, client cluster.Reader, which metav1.ListOptions) ([]string, error) {
 	kube, err := client.Kubernetes(ctx)
 	if err != nil {
 		return nil, err
 	}
-	nodes, err := kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	nodes, err := kube.CoreV1().Nodes().List(ctx, which)
 	if err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}

@@ -5,6 +5,7 @@ package bootstrap
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/certs"
@@ -22,49 +23,82 @@ import (
 // Init is everything that decides the plan of `kubewright init`.
 type Init struct {
 	Cluster    *spec.Cluster
-	ID         string   // of the cluster: that of the first host's claim, or a new one
-	Targets    []Target // the control-plane node first
+	ID         string   // of the cluster: that of the hosts' claims, or a new one
+	Targets    []Target // in the order of FounderFirst
 	Bundle     *bundle.Bundle
 	Run        journal.Run // as the hosts' journals name it
 	Kubeconfig string      // the user's, to be merged into
-	// Leaving are hosts that are nodes of the cluster and not of the wish: their nodes
-	// are drained and removed, and they are put back as they were.
-	Leaving []Target
+	// Leaving are hosts that are nodes of the cluster and not of the wish, if it has a
+	// Departure: their nodes are drained and removed, and they are put back as they were.
+	Leaving Reset
 	// Before is the wish of the run before, nil in a new cluster: labels and taints that
 	// only it has are taken away.
 	Before *spec.Cluster
 	// Connect reaches the API; nil: cluster.New.
 	Connect Connector
+	// Etcd reaches etcd; nil: etcd.NewClient.
+	Etcd EtcdConnector
+}
+
+// FounderFirst orders hosts as plans want them: first the control-plane host that others
+// are added to, then the other control-plane hosts, then the workers. The founder is the
+// first one that has etcd's data, or simply the first one if the cluster is still to be made.
+func FounderFirst(targets []Target) []Target {
+	rank := func(t Target) int {
+		switch {
+		case t.Wish.Role != spec.ControlPlaneRole:
+			return 2
+		case t.EtcdData:
+			return 0
+		default:
+			return 1
+		}
+	}
+	ordered := slices.Clone(targets)
+	slices.SortStableFunc(ordered, func(a, b Target) int { return rank(a) - rank(b) })
+	return ordered
 }
 
 // PlanInit lists the steps that make the first control-plane node, and that join
-// the other hosts of the spec meanwhile: they need the API for their last steps only.
+// the other hosts of the spec meanwhile: workers need the API for their last steps only,
+// further control-plane hosts become members of etcd one after the other.
 func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	nodes, err := resolve(in.Targets, netip.Addr{})
 	if err != nil {
 		return nil, nil, err
 	}
+	first, others := nodes[0], nodes[1:]
 	c := &shared{
 		Cluster: in.Cluster, id: in.ID, run: in.Run, before: in.Before, bundle: in.Bundle,
-		server: apiURL(nodes[0].Address, in.Cluster.APIServer.Port),
-		token:  cluster.NewToken(),
+		token: cluster.NewToken(),
 
 		upstreamDNS: resolvers(nodes),
 
 		ca:     plan.NewValue[[]byte]("the cluster's authority"),
+		common: plan.NewValue[certs.Common]("the cluster's authorities"),
 		access: plan.NewValue[cluster.Access]("the certificates"),
 
 		started:    plan.NewValue[bool]("the control plane"),
 		apiUp:      plan.NewValue[bool]("the API server"),
 		tokenValid: plan.NewValue[bool]("the join token"),
 	}
+	for _, n := range nodes {
+		if n.Wish.Role == spec.ControlPlaneRole {
+			c.servers = append(c.servers, c.ownServer(n))
+		}
+	}
 	admin := plan.NewValue[cluster.Access]("the admin's certificate")
-	first, workers := nodes[0], joiners(nodes[1:])
+	members, workers := newMembers(others), joiners(others)
 
 	lanes := []plan.Lane{controlPlaneLane(c, first, admin)}
+	for _, m := range members {
+		lanes = append(lanes, memberLane(c, m))
+	}
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
 	}
+	leaving := in.Leaving.Departure.begin()
+	membership := memberSteps(members, c.started)
 	objects, err := clusterObjects(c)
 	if err != nil {
 		return nil, nil, err
@@ -72,30 +106,30 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	steps := []clusterStep{
 		{Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true,
 			Needs: []plan.Cell{c.access, c.started}, Sets: []plan.Cell{c.apiUp}, Do: clusterTold{cluster.APIReady{}, c.apiUp}},
-		{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
-			Do: cluster.Objects{Objects: objects}},
+		leaving.unlists(clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
+			Do: cluster.Objects{Objects: objects}}),
+		readmitStep(nodes),
 	}
 	steps = append(steps, joinSteps(c, workers)...)
+	steps = append(steps, servingSteps(members)...)
 	steps = append(steps, nodeSteps(c, nodes)...)
 	if c.Network.Backend != spec.NoNet { // without a pod network there are no pods yet
 		steps = append(steps, clusterStep{Name: "coredns/wait-available", Doc: "wait until names of services can be resolved",
 			Wait: true, Do: cluster.Available{Namespace: "kube-system", Deployment: "coredns"}})
 	}
-	var proofs []Proof
-	if len(in.Leaving) > 0 {
-		leave := Reset{Targets: in.Leaving}
-		drained := plan.NewValue[bool]("the nodes to be drained")
-		steps = append(steps, leave.drainStep(drained))
-		var leaving []plan.Lane
-		leaving, proofs = leave.lanes(drained)
-		lanes = append(lanes, leaving...)
+	put, proofs := in.Leaving.lanes(leaving)
+	lanes = append(lanes, put...)
+	if leaving != nil {
+		steps = append(steps, leaving.drainStep(), leaving.removeStep())
+		membership = append(membership, leaving.etcdSteps()...)
 	}
+	lanes = append(lanes, in.Etcd.lane(first.Host, membership)...)
 	client := in.Connect.connect(c.access, first.Host.Dial)
 	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
 		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
 			Name: "kubeconfig/merge", Doc: "add the cluster to the user's kubeconfig", Needs: []plan.Cell{admin, c.apiUp},
-			Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin},
+			Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin, Servers: c.severalServers()},
 		}))
 	return lanes, proofs, nil
 }
@@ -111,29 +145,32 @@ func resolvers(nodes []Node) []string {
 	return nil
 }
 
-// controlPlaneLane makes a host a control-plane node. The control plane starts
+// controlPlaneLane makes a host the first control-plane node. The control plane starts
 // before the runtime: it is what takes longest.
 func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan.Lane {
 	agent, proxy := c.kubelet(n, spec.ControlPlaneRole), c.kubeproxy(n)
+	founding := plan.Of("etcd's first member", etcd.Founding(c.etcd(n)))
 	steps := append(hostSteps(c, n, spec.ControlPlaneRole),
 		hostStep{Name: "pki/write", Doc: "certificates, keys and kubeconfigs, all made in memory here",
-			Sets: []plan.Cell{c.ca, c.access, admin},
-			Do: issue{
-				Ensure: certs.Ensure{Inputs: c.pki(n), Server: c.server, Cluster: c.Name, KubeletCert: kubelet.ClientCert, KubeletDir: kubelet.Dir,
-					Result: plan.NewValue[certs.Material]("the certificates")},
-				ca: c.ca, super: c.access, admin: admin,
-			}},
+			Sets: []plan.Cell{c.ca, c.common, c.access, admin},
+			Do:   issue{Ensure: c.certificates(n), ca: c.ca, common: c.common, super: c.access, admin: admin}},
+		step("etcd/configure", "how it comes to its data", etcd.Start{Cluster: founding, New: true}),
 		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{
 			systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n)), controlplane.APIServer(c.controlPlane(n))}}, c.started}},
 	)
 	steps = append(steps, runtimeSteps(c, n)...)
+	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
-		// Started earlier they would only take the processor from the API server,
-		// be refused as leaders, and try again two seconds later.
-		hostStep{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
-			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
 	)
+	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
 	return c.lane(n, steps)
+}
+
+// certificates are those of a control-plane node.
+func (c *shared) certificates(n Node) certs.Ensure {
+	return certs.Ensure{Inputs: c.pki(n), Servers: c.serversOf(n), Cluster: c.Name,
+		KubeletCert: kubelet.ClientCert, KubeletDir: kubelet.Dir,
+		Result: plan.NewValue[certs.Material]("the certificates of " + n.Name)}
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"io/fs"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/claim"
@@ -29,6 +32,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
+	"github.com/kubewright/kubewright/bootstrap/vip"
 	"github.com/kubewright/kubewright/pki"
 	"github.com/kubewright/kubewright/templates"
 )
@@ -41,12 +45,14 @@ type (
 	clusterTold = told[cluster.Reader, cluster.Writer]
 	hostStep    = plan.Step[host.Reader, host.Host]
 	clusterStep = plan.Step[cluster.Reader, cluster.Writer]
+	etcdStep    = plan.Step[etcd.Reader, etcd.Writer]
 	localStep   = plan.Step[kubeconfig.Local, kubeconfig.Local]
 )
 
 // Names of the lanes that are no host's.
 const (
 	clusterLane = "cluster"
+	etcdLane    = "etcd"
 	localLane   = "workstation"
 )
 
@@ -69,14 +75,16 @@ type shared struct {
 	run    journal.Run
 	before *spec.Cluster // the wish of the run before, nil: there is none
 	bundle *bundle.Bundle
-	server string // URL of the API server
-	token  cluster.Token
+	// servers are the API servers of the cluster as it is to be.
+	servers []netip.AddrPort
+	token   cluster.Token
 	// upstreamDNS are the resolvers for names outside the cluster, if there are any.
 	upstreamDNS []string
 
 	ca         *plan.Value[[]byte]         // PEM
+	common     *plan.Value[certs.Common]   // what a further control-plane host gets
 	access     *plan.Value[cluster.Access] // of the installer itself
-	started    *plan.Value[bool]           // the control plane's units run as they should
+	started    *plan.Value[bool]           // the first control plane's units run as they should
 	apiUp      *plan.Value[bool]
 	tokenValid *plan.Value[bool]
 }
@@ -92,6 +100,52 @@ func step(name, doc string, do plan.Action[host.Reader, host.Host]) hostStep {
 
 func apiURL(a netip.Addr, port int) string {
 	return "https://" + netip.AddrPortFrom(a, uint16(port)).String()
+}
+
+// EtcdConnector makes the client through which etcd's members are seen and changed, by
+// way of a control-plane host.
+type EtcdConnector func(via host.Reader) etcd.Writer
+
+// connect is c, or the client for real members if c is nil.
+func (c EtcdConnector) connect(via host.Reader) etcd.Writer {
+	if c == nil {
+		return etcd.NewClient(via, certs.Dir+"/etcd")
+	}
+	return c(via)
+}
+
+// ownServer is the API server on a control-plane node.
+func (c *shared) ownServer(n Node) netip.AddrPort {
+	return netip.AddrPortFrom(n.Address, uint16(c.APIServer.Port))
+}
+
+// severalServers are the API servers for a kubeconfig, none if there is one only.
+func (c *shared) severalServers() []string {
+	if len(c.servers) < 2 {
+		return nil
+	}
+	return apilb.Lines(c.servers)
+}
+
+// serversOf are the URLs in the kubeconfigs of a control-plane node.
+func (c *shared) serversOf(n Node) certs.Servers {
+	return certs.Servers{
+		People: PeopleURL(c.Cluster, n.Address),
+		Local:  apiURL(n.Address, c.APIServer.Port),
+		Agents: apilb.Server(),
+	}
+}
+
+// PeopleURL is where admins reach the API: the endpoint of the wish, or a control-plane node.
+func PeopleURL(c *spec.Cluster, node netip.Addr) string {
+	switch e := c.ControlPlaneEndpoint; {
+	case e.Address != "":
+		return "https://" + net.JoinHostPort(e.Address, strconv.Itoa(c.APIServer.Port))
+	case e.VirtualIP.IsValid():
+		return apiURL(e.VirtualIP, c.APIServer.Port)
+	default:
+		return apiURL(node, c.APIServer.Port)
+	}
 }
 
 // hostSteps begin the lane of every node.
@@ -194,9 +248,16 @@ func (c *shared) taints(n Node) []spec.Taint {
 }
 
 func (c *shared) pki(n Node) pki.Inputs {
+	names := slices.Clone(c.APIServer.ExtraSANs)
+	if e := c.ControlPlaneEndpoint; e.Address != "" {
+		names = append(names, e.Address)
+	}
+	if ip := c.ControlPlaneEndpoint.VirtualIP; ip.IsValid() {
+		names = append(names, ip.String())
+	}
 	return pki.Inputs{
 		Node: n.Name, Address: n.Address, ServiceIP: c.Network.KubernetesIP(),
-		DNSDomain: c.Network.DNSDomain, ExtraSANs: c.APIServer.ExtraSANs,
+		DNSDomain: c.Network.DNSDomain, ExtraSANs: names,
 	}
 }
 
@@ -309,10 +370,12 @@ func (a told[R, W]) Foresee() plan.Diff {
 	return nil
 }
 
-// issue makes the certificates and tells the other lanes what they need of them.
+// issue makes the first control-plane host's certificates and tells the other lanes
+// what they need of them.
 type issue struct {
 	certs.Ensure
 	ca           *plan.Value[[]byte]
+	common       *plan.Value[certs.Common]
 	super, admin *plan.Value[cluster.Access]
 }
 
@@ -323,9 +386,36 @@ func (a issue) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	}
 	m := a.Result.Get()
 	a.ca.Set(m.CA)
-	a.super.Set(cluster.Access{Server: a.Server, CA: m.CA, Cert: m.SuperAdmin.Cert, Key: m.SuperAdmin.Key})
-	a.admin.Set(cluster.Access{Server: a.Server, CA: m.CA, Cert: m.Admin.Cert, Key: m.Admin.Key})
+	a.common.Set(m.Common)
+	a.super.Set(cluster.Access{Server: a.Servers.Local, CA: m.CA, Cert: m.SuperAdmin.Cert, Key: m.SuperAdmin.Key})
+	a.admin.Set(cluster.Access{Server: a.Servers.People, CA: m.CA, Cert: m.Admin.Cert, Key: m.Admin.Key})
 	return diff, nil
+}
+
+// apilbSteps give a node its way to the API; it needs the authority on the host. own is
+// the API server on the same host, invalid if there is none.
+func (c *shared) apilbSteps(own netip.AddrPort) []hostStep {
+	return []hostStep{
+		step("apilb/seed", "where the control-plane hosts are, for a node that knows none", apilb.Seed{Servers: c.servers}),
+		step("apilb/start", "the node's own way to all API servers", systemd.Run{Services: []systemd.Service{
+			apilb.Service(apilb.Inputs{CAFile: certs.Dir + "/ca.crt", Kubeconfig: kubelet.Kubeconfig, Own: own})}}),
+	}
+}
+
+// controllerSteps end the lane of a control-plane node: what needs its API server.
+func (c *shared) controllerSteps(n Node) []hostStep {
+	steps := []hostStep{
+		// Started earlier they would only take the processor from the API server,
+		// be refused as leaders, and try again two seconds later.
+		{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
+			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
+	}
+	if ip := c.ControlPlaneEndpoint.VirtualIP; ip.IsValid() {
+		steps = append(steps, step("vip/start", "the virtual IP, for one control-plane host at a time", systemd.Run{Services: []systemd.Service{
+			vip.Service(vip.Inputs{Address: ip, Interface: n.Interface, NodeName: n.Name, Own: c.ownServer(n),
+				APIServer: controlplane.APIServerUnit, Kubeconfig: controlplane.SchedulerKubeconfig})}}))
+	}
+	return steps
 }
 
 // memberFiles are a worker's share of the credentials: the authority, or the

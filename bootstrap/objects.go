@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kubewright/kubewright/addons"
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/install"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -17,10 +18,11 @@ func clusterObjects(c *shared) ([]*unstructured.Unstructured, error) {
 	in := addons.Inputs{
 		PauseImage: c.bundle.Images()[0].Ref,
 		BinDir:     install.BinDir,
-		Server:     c.server,
+		Server:     apilb.Server(),
 		PodCIDR:    c.Network.PodCIDR, Backend: string(c.Network.Backend),
 		DNSIP: c.Network.DNSIP(), DNSDomain: c.Network.DNSDomain, UpstreamDNS: c.upstreamDNS,
 		AdminGroup: pki.AdminGroup, KubeletUser: pki.KubeletClientUser, JoiningGroup: cluster.BootstrapGroup,
+		RemovedNodes: cluster.RemovedNodes,
 	}
 	var objects []*unstructured.Unstructured
 	for _, a := range addons.All() {
@@ -33,13 +35,17 @@ func clusterObjects(c *shared) ([]*unstructured.Unstructured, error) {
 		}
 		objects = append(objects, of...)
 	}
+	record, err := recordObjects(c)
+	return append(objects, record...), err
+}
+
+// recordObjects are what the cluster knows about itself: its record for the installer,
+// and its control-plane hosts for its nodes.
+func recordObjects(c *shared) ([]*unstructured.Unstructured, error) {
 	text, err := spec.Marshal(c.Cluster)
 	if err != nil {
 		return nil, fmt.Errorf("the cluster's record: %w", err)
 	}
 	record, err := cluster.Record{Name: c.Name, ID: c.id, Spec: string(text), Bundle: c.bundle.Name()}.Object()
-	if err != nil {
-		return nil, err
-	}
-	return append(objects, record), nil
+	return []*unstructured.Unstructured{record, apilb.Object(c.servers)}, err
 }

@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"context"
 	"net/netip"
-	"net/url"
 
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/finding"
@@ -16,7 +15,9 @@ type Preflight struct {
 	Targets []Target
 	Cluster *spec.Cluster // complete with its defaults
 	Bundle  *bundle.Bundle
-	Server  string // URL of the API server that the targets join, "" if the cluster is only being made
+	// Servers are the API servers of the cluster that the targets join, none if it is only
+	// being made.
+	Servers []netip.AddrPort
 	Ignore  []finding.Code
 }
 
@@ -25,7 +26,7 @@ type Preflight struct {
 // is of the findings that block, or of a host that was lost meanwhile.
 func (p Preflight) Run(ctx context.Context) (finding.Report, error) {
 	in := preflight.Input{
-		Cluster: p.Cluster, Server: serverOf(p.Server), Arch: p.Bundle.Arch(), Program: p.Bundle.Probe, Ignore: p.Ignore,
+		Cluster: p.Cluster, Servers: p.Servers, Arch: p.Bundle.Arch(), Program: p.Bundle.Probe, Ignore: p.Ignore,
 	}
 	for _, t := range p.Targets {
 		h := preflight.Host{Wish: t.Wish, Host: t.Host, Facts: t.Facts, Member: t.Serving, Reached: t.Reached}
@@ -42,14 +43,4 @@ func (p Preflight) Run(ctx context.Context) (finding.Report, error) {
 		p.Targets[i].Proven = a
 	}
 	return out.Report, preflight.Faults(out.Report)
-}
-
-// serverOf returns address and port in an API server's URL, invalid if it has a name instead.
-func serverOf(server string) netip.AddrPort {
-	u, err := url.Parse(server)
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	at, _ := netip.ParseAddrPort(u.Host)
-	return at
 }

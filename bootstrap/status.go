@@ -17,6 +17,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/vip"
 )
 
 // Status is a cluster as it is now.
@@ -124,12 +125,9 @@ func Observe(ctx context.Context, client cluster.Reader, server string,
 const controlPlaneRole = "control-plane"
 
 func etcdMembers(ctx context.Context, h host.Reader) ([]etcd.Member, error) {
-	client, err := etcd.Connect(ctx, h, path.Join(certs.Dir, "etcd"))
-	if err != nil {
-		return nil, err
-	}
+	client := etcd.NewClient(h, path.Join(certs.Dir, "etcd"))
 	defer client.Close() //nolint:errcheck // only read through
-	return etcd.Members(ctx, client)
+	return client.Members(ctx)
 }
 
 func (s *Status) nodes(ctx context.Context, kube kubernetes.Interface) error {
@@ -199,7 +197,7 @@ func (s *Status) addons(ctx context.Context, kube kubernetes.Interface) error {
 }
 
 func (n *NodeStatus) look(ctx context.Context, h host.Reader) error {
-	units, err := h.Units(ctx, Units()...)
+	units, err := h.Units(ctx, append(Units(), vip.Unit)...) // not every cluster has a virtual IP
 	if err != nil {
 		return err
 	}
@@ -207,7 +205,7 @@ func (n *NodeStatus) look(ctx context.Context, h host.Reader) error {
 		switch {
 		case u.Load != "not-found":
 			n.Components = append(n.Components, ComponentStatus{u.Name, u.Active, u.Started})
-		case n.Role == controlPlaneRole || slices.Contains(agentUnits(), u.Name):
+		case n.Role == controlPlaneRole && u.Name != vip.Unit || slices.Contains(agentUnits(), u.Name):
 			n.Components = append(n.Components, ComponentStatus{Unit: u.Name, Active: "absent"})
 		}
 	}

@@ -163,6 +163,9 @@ func (l *Lab) boot(ctx context.Context, h *hostState) error {
 	if _, err := os.Stat(l.state.Rootfs); err != nil {
 		return fault.New(fault.HostUnsuitable, "kubewright lab destroy "+l.state.Name, "its root file system is gone: %w", err)
 	}
+	if err := raiseLimits(); err != nil {
+		return err
+	}
 	// What is left of a host that lost its power in another way than Kill.
 	if err := l.halt(ctx, h); err != nil {
 		return err
@@ -193,7 +196,7 @@ func (l *Lab) boot(ctx context.Context, h *hostState) error {
 		return err
 	}
 	disk.reap()
-	return release(disk, diskOrders{Dir: dataDir(l.state.hostDir(h), slowFolder), Fsync: slow})
+	return release(disk, diskOrders{Dir: dataDir(l.state.hostDir(h), etcdFolder), Fsync: slow})
 }
 
 // startInit makes the host's namespaces and lets its init go. The further files
@@ -246,6 +249,7 @@ func (l *Lab) bootOrders(h *hostState) bootOrders {
 		Recipe:      filepath.Base(l.state.Rootfs),
 		Hierarchies: l.trees,
 		FullDisk:    l.state.trouble(h).FullDisk,
+		EtcdDisk:    l.state.trouble(h).EtcdDisk,
 		SlowDisk:    l.state.trouble(h).SlowDisk != 0,
 	}
 	if l.state.trouble(h).Swap {

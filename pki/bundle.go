@@ -38,17 +38,22 @@ func NewBundle(in Inputs, now time.Time) (*Bundle, error) {
 
 // FileNames lists the files that LoadBundle wants to see and Files writes.
 func FileNames() []string {
-	var names []string
-	for _, name := range Authorities() {
-		names = append(names, name+".key", name+".crt")
-	}
-	names = append(names, serviceAccountKeyFile, serviceAccountPubFile)
+	names := CommonFiles()
 	for _, c := range Table(Inputs{}) {
 		if c.File != "" {
 			names = append(names, c.File+".key", c.File+".crt")
 		}
 	}
 	return names
+}
+
+// CommonFiles lists those of them that every control-plane node of a cluster has alike.
+func CommonFiles() []string {
+	var names []string
+	for _, name := range Authorities() {
+		names = append(names, name+".key", name+".crt")
+	}
+	return append(names, serviceAccountKeyFile, serviceAccountPubFile)
 }
 
 // LoadBundle returns the bundle that the files make, given by their name below

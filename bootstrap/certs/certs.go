@@ -1,6 +1,7 @@
 // Package certs keeps a control-plane node's certificates and kubeconfigs as the
 // table of package pki says. Keys are made in the admin's memory and written
-// to the one host that needs them, nowhere else.
+// to the one host that needs them, nowhere else. What all control-plane hosts have in
+// common, the authorities, goes from one to the next through that memory, too.
 package certs
 
 import (
@@ -8,6 +9,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"path"
@@ -36,17 +38,67 @@ type Material struct {
 	Authority  *x509.Certificate
 	Admin      pki.Pair // of the admin's kubeconfig
 	SuperAdmin pki.Pair // for what must be done before RBAC knows the admin
+	Common     Common
 }
 
 // String hides the keys.
 func (Material) String() string { return "certificates" }
 
+// Common is what every control-plane host of a cluster has: the authorities with
+// their keys, and the key of service accounts. By name below Dir; secret.
+type Common map[string][]byte
+
+// String hides the keys.
+func (Common) String() string { return "authorities" }
+
+// ReadCommon reads it from a control-plane host. It is an error if a part is missing.
+func ReadCommon(ctx context.Context, r host.Reader) (Common, error) {
+	names := pki.CommonFiles()
+	contents := make([][]byte, len(names))
+	reads, ctx := errgroup.WithContext(ctx)
+	for i, name := range names {
+		reads.Go(func() (err error) {
+			contents[i], err = r.ReadFile(ctx, path.Join(Dir, name))
+			return err
+		})
+	}
+	if err := reads.Wait(); err != nil {
+		return nil, fmt.Errorf("the cluster's authorities: %w", err)
+	}
+	c := Common{}
+	for i, name := range names {
+		c[name] = contents[i]
+	}
+	return c, nil
+}
+
+// Servers are the URLs of the API server in kubeconfigs, by who uses them.
+type Servers struct {
+	People string // admins, from anywhere
+	Local  string // on this very host: what must go with its own API server
+	Agents string // the kubelet
+}
+
+// of is the server in a certificate's kubeconfig.
+func (s Servers) of(name string) string {
+	switch name {
+	case pki.Admin:
+		return s.People
+	case pki.Kubelet:
+		return s.Agents
+	default:
+		return s.Local
+	}
+}
+
 // Ensure has every authority, certificate and kubeconfig in place. What is
 // there and good stays, whatever its bytes are; an authority is never replaced.
 type Ensure struct {
 	Inputs  pki.Inputs
-	Server  string // https URL in the kubeconfigs
+	Servers Servers
 	Cluster string // name in the kubeconfigs
+	// Common is what other control-plane hosts have already, nil where it is to be made.
+	Common *plan.Value[Common]
 	// KubeletCert is where the kubelet keeps its certificate and renews it by itself.
 	KubeletCert string
 	// KubeletDir is the kubelet's folder, in which that is.
@@ -102,6 +154,36 @@ func (e Ensure) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	}
 	return diff, nil
 }
+
+// Foresee is said of a host whose authorities are another's, and not made yet.
+func (e Ensure) Foresee() plan.Diff {
+	var diff plan.Diff
+	add := func(p string, private bool) {
+		mode := fs.FileMode(0o644)
+		if private {
+			mode = 0o600
+		}
+		c := plan.Change{Verb: plan.Create, Kind: plan.ObjectFile, Object: p, After: &plan.State{Mode: mode.String(), Later: true}}
+		if p == e.KubeletCert {
+			c.Brings = plan.Objects(plan.ObjectFile, e.KubeletDir)
+		}
+		diff = append(diff, c)
+	}
+	for _, name := range pki.FileNames() {
+		add(path.Join(Dir, name), strings.HasSuffix(name, ".key"))
+	}
+	add(path.Join(path.Dir(e.KubeletCert), firstKubeletCert), true)
+	add(e.KubeletCert, true)
+	for _, c := range pki.Table(e.Inputs) {
+		if c.Kubeconfig != "" {
+			add(path.Join(kubeconfigDir, c.Kubeconfig), true)
+		}
+	}
+	return diff
+}
+
+// firstKubeletCert is the file that the kubelet's first certificate is in.
+const firstKubeletCert = "kubelet-client-kubewright.pem"
 
 func (e Ensure) Apply(ctx context.Context, h host.Host) error {
 	found, err := e.read(ctx, h)
@@ -172,6 +254,13 @@ func (e Ensure) complete(found map[string][]byte) ([]output, []string, error) {
 			files[name] = content
 		}
 	}
+	if e.Common != nil {
+		common, err := e.Common.Known()
+		if err != nil {
+			return nil, nil, err
+		}
+		maps.Copy(files, common)
+	}
 	bundle, err := pki.LoadBundle(files)
 	if err != nil {
 		return nil, nil, err
@@ -197,14 +286,28 @@ func (e Ensure) complete(found map[string][]byte) ([]output, []string, error) {
 		return nil, nil, err
 	}
 	// What others need of it is known as soon as it is not among what was made.
-	if !slices.ContainsFunc(made, func(name string) bool { return name == pki.CA || name == pki.Admin || name == pki.SuperAdmin }) {
+	if !slices.ContainsFunc(made, func(name string) bool {
+		return name == pki.Admin || name == pki.SuperAdmin || slices.Contains(pki.Authorities(), name) || slices.Contains(pki.CommonFiles(), name)
+	}) {
 		ca := bundle.Authorities[pki.CA]
 		e.Result.Set(Material{
 			CA: ca.Pair().Cert, Authority: ca.Cert,
 			Admin: bundle.Pairs[pki.Admin], SuperAdmin: bundle.Pairs[pki.SuperAdmin],
+			Common: common(bundle),
 		})
 	}
 	return outputs, made, nil
+}
+
+// common picks what all control-plane hosts have from a complete bundle.
+func common(b *pki.Bundle) Common {
+	c := Common{}
+	for _, f := range b.Files() {
+		if slices.Contains(pki.CommonFiles(), f.Name) {
+			c[f.Name] = f.Content
+		}
+	}
+	return c
 }
 
 func (e Ensure) outputs(bundle *pki.Bundle, newKubelet bool) ([]output, error) {
@@ -219,7 +322,7 @@ func (e Ensure) outputs(bundle *pki.Bundle, newKubelet bool) ([]output, error) {
 	if newKubelet {
 		// The kubelet wants its current certificate to be a link, which it points
 		// to a new file when it renews.
-		first := path.Join(path.Dir(e.KubeletCert), "kubelet-client-kubewright.pem")
+		first := path.Join(path.Dir(e.KubeletCert), firstKubeletCert)
 		all = append(all,
 			output{path: first, content: bundle.Pairs[pki.Kubelet].Joined(), mode: 0o600},
 			output{path: e.KubeletCert, target: path.Base(first)})
@@ -229,7 +332,7 @@ func (e Ensure) outputs(bundle *pki.Bundle, newKubelet bool) ([]output, error) {
 		if c.Kubeconfig == "" {
 			continue
 		}
-		k := pki.Kubeconfig{Cluster: e.Cluster, User: c.CommonName, Server: e.Server, CA: ca}
+		k := pki.Kubeconfig{Cluster: e.Cluster, User: c.CommonName, Server: e.Servers.of(c.Name), CA: ca}
 		if c.Name == pki.Kubelet {
 			k.ClientFile = e.KubeletCert
 		} else {

@@ -33,6 +33,9 @@ type Access struct {
 	Cert   []byte // PEM client certificate
 	Key    []byte // PEM, secret
 	Token  string // instead of Cert and Key; secret
+	// Others are further API servers of the cluster, ADDRESS:PORT, for when Server does
+	// not answer.
+	Others []string
 }
 
 // String hides the credentials.
@@ -82,7 +85,7 @@ const callTime = 15 * time.Second
 
 // Config is the client configuration for access through dial.
 func Config(a Access, dial DialFunc) *rest.Config {
-	return &rest.Config{
+	cfg := &rest.Config{
 		Host:        a.Server,
 		BearerToken: a.Token,
 		TLSClientConfig: rest.TLSClientConfig{
@@ -93,6 +96,11 @@ func Config(a Access, dial DialFunc) *rest.Config {
 		Timeout:   callTime,
 		UserAgent: "kubewright",
 	}
+	if len(a.Others) > 0 {
+		cfg.Dial = (&ways{dial: dial, others: a.Others}).Dial
+		cfg.ServerName = anyServer
+	}
+	return cfg
 }
 
 func (c *Client) connect() error {

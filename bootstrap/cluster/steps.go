@@ -23,38 +23,15 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
 
-// pollInterval is how often a wait looks again.
-const pollInterval = 100 * time.Millisecond
-
-// await looks until see says that nothing is missing, or the run has no future. It
-// reports what it waits for, and what it sees instead each time that changes.
+// await is plan.WaitUntil, for which a server that is still starting is one more thing to wait for.
 func await(ctx context.Context, what string, see func(context.Context) (missing string, err error)) error {
-	ctx, cancel := plan.WaitContext(ctx)
-	defer cancel()
-	tick := time.NewTicker(pollInterval)
-	defer tick.Stop()
-	said := ""
-	for {
+	return plan.WaitUntil(ctx, what, func(ctx context.Context) (string, error) {
 		missing, err := see(ctx)
-		switch {
-		case err != nil && ctx.Err() == nil && transient(err):
-			missing = err.Error()
-		case err != nil:
-			return err
+		if err != nil && ctx.Err() == nil && transient(err) {
+			return err.Error(), nil
 		}
-		if missing == "" {
-			return nil
-		}
-		if missing != said {
-			plan.Report(ctx, "waits for "+what+": "+missing)
-			said = missing
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx) // the runner adds what was reported last
-		case <-tick.C:
-		}
-	}
+		return missing, err
+	})
 }
 
 // waitDiff turns what a wait misses into a diff.

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
@@ -77,6 +78,16 @@ type examination struct {
 	mu     sync.Mutex
 	report finding.Report
 	clocks map[string]clock // by host
+	etcd   bool             // somebody told of its members
+}
+
+// tellsMembers is true for the first who asks: all control-plane hosts see the same members of etcd.
+func (e *examination) tellsMembers() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := !e.etcd
+	e.etcd = true
+	return first
 }
 
 func (e *examination) add(found ...finding.Finding) {
@@ -150,7 +161,7 @@ func (e *examination) host(ctx context.Context, h Host) {
 
 // Units are those of a node of the role, those first on which the others depend.
 func Units(role spec.Role) []string {
-	agents := []string{kubelet.Unit, kubeproxy.Unit}
+	agents := []string{apilb.Unit, kubelet.Unit, kubeproxy.Unit}
 	if role != spec.ControlPlaneRole {
 		return append([]string{containerd.Unit}, agents...)
 	}

@@ -16,8 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -61,52 +59,60 @@ func checkUnits(ctx context.Context, _ *examination, p patient) (finding.Report,
 // fillingQuota is the part of its quota, in percent, from which etcd's database is told.
 const fillingQuota = 80
 
-func checkEtcd(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+func checkEtcd(ctx context.Context, e *examination, p patient) (finding.Report, error) {
 	if !p.controlPlane() {
 		return nil, nil
 	}
-	client, err := etcd.Connect(ctx, p, path.Join(certs.Dir, "etcd"))
+	reason, err := etcd.Fenced(ctx, p)
 	if err != nil {
 		return nil, err
 	}
+	if reason != "" {
+		return finding.Report{{Code: finding.EtcdFenced, Severity: finding.Error, Message: "etcd is fenced and does not start: " + redact.Text(reason)}}, nil
+	}
+	client := etcd.NewClient(p, path.Join(certs.Dir, "etcd"))
 	defer client.Close() //nolint:errcheck // only read through
-	members, err := etcd.Members(ctx, client)
+	members, err := client.Members(ctx)
 	switch {
-	case errors.Is(err, rpctypes.ErrNoLeader):
-		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no leader"}}, nil
-	case err != nil:
+	case errors.Is(err, etcd.ErrNoQuorum):
+		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no quorum: " + redact.Text(err.Error())}}, nil
+	case errors.Is(err, etcd.ErrUnreachable):
 		return finding.Report{{Code: finding.EtcdUnreachable, Severity: finding.Error,
 			Message: "etcd does not answer: " + redact.Text(err.Error())}}, nil
+	case err != nil:
+		return nil, err
+	}
+	if !e.tellsMembers() {
+		return nil, nil
 	}
 	var report finding.Report
-	led := false
 	for _, m := range members {
-		led = led || m.Leader
-		if m.Quota > 0 && m.DBSize*100 > m.Quota*fillingQuota {
-			report = append(report, finding.Finding{Code: finding.EtcdFilling, Severity: finding.Warning, Object: m.Name,
-				Message: fmt.Sprintf("etcd's database has %d MB of %d MB", m.DBSize>>20, m.Quota>>20)})
-		}
-	}
-	if !led {
-		report = append(report, finding.Finding{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no leader"})
-	}
-	alarms, err := client.AlarmList(ctx)
-	if err != nil {
-		return report, fmt.Errorf("etcd's alarms: %w", err)
-	}
-	for _, a := range alarms.Alarms {
-		f := finding.Finding{Severity: finding.Error, Object: fmt.Sprintf("%x", a.MemberID), Message: "etcd raises alarm " + a.Alarm.String()}
-		switch a.Alarm {
-		case etcdserverpb.AlarmType_NOSPACE:
-			f.Code = finding.EtcdNoSpace
-		case etcdserverpb.AlarmType_CORRUPT:
-			f.Code = finding.EtcdDamaged
-		default:
-			continue
-		}
-		report = append(report, f)
+		report = append(report, checkMember(m)...)
 	}
 	return report, nil
+}
+
+// checkMember says what is wrong with a member of etcd.
+func checkMember(m etcd.Member) finding.Report {
+	var report finding.Report
+	add := func(code finding.Code, severity finding.Severity, format string, args ...any) {
+		report = append(report, finding.Finding{Code: code, Severity: severity, Object: m.Title(), Message: fmt.Sprintf(format, args...)})
+	}
+	if m.Quota > 0 && m.DBSize*100 > m.Quota*fillingQuota {
+		add(finding.EtcdFilling, finding.Warning, "the database of etcd member %s has %d MB of %d MB", m.Title(), m.DBSize>>20, m.Quota>>20)
+	}
+	switch {
+	case m.Healthy:
+	case m.Full:
+		add(finding.EtcdNoSpace, finding.Error, "etcd member %s: %s", m.Title(), m.Trouble)
+	case slices.Contains(m.Alarms, etcd.Corrupt):
+		add(finding.EtcdDamaged, finding.Error, "etcd member %s: %s", m.Title(), m.Trouble)
+	case m.Learner:
+		add(finding.EtcdMemberDown, finding.Warning, "etcd member %s, which has no vote yet, is not healthy: %s", m.Title(), redact.Text(m.Trouble))
+	default:
+		add(finding.EtcdMemberDown, finding.Error, "etcd member %s is not healthy: %s", m.Title(), redact.Text(m.Trouble))
+	}
+	return report
 }
 
 // expiringWithin is the remaining life from which a certificate is told.

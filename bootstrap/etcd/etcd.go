@@ -14,9 +14,16 @@ const (
 	Unit = "etcd.service"
 	// DataDir holds the cluster's data.
 	DataDir = "/var/lib/etcd"
+	// environmentFile tells a member that has no data yet how it comes to some.
+	environmentFile = "/etc/kubernetes/etcd.env"
 	// ClientPort and PeerPort are where it serves.
 	ClientPort = "2379"
 	PeerPort   = "2380"
+	// NeighboursFile has the control-plane hosts as {"servers":["ADDRESS:PORT"]}, of their API servers:
+	// apilb remembers them there.
+	NeighboursFile = "/var/lib/apilb/servers.json"
+	// fencedStatus is with which etcd-fence ends if the member was taken out of its cluster.
+	fencedStatus = "78"
 )
 
 // Inputs are what it depends on.
@@ -27,9 +34,13 @@ type Inputs struct {
 	ExtraArgs map[string]string
 }
 
+// PeerURL is where the member on a node serves the other members.
+func PeerURL(node netip.Addr) string { return url(node.String(), PeerPort) }
+
+func url(host, port string) string { return "https://" + host + ":" + port }
+
 // Service is its unit.
 func Service(in Inputs) systemd.Service {
-	url := func(host, port string) string { return "https://" + host + ":" + port }
 	self := in.Address.String()
 	flags := map[string]string{
 		"name":                           in.NodeName,
@@ -38,8 +49,6 @@ func Service(in Inputs) systemd.Service {
 		"advertise-client-urls":          url(self, ClientPort),
 		"listen-peer-urls":               url(self, PeerPort),
 		"initial-advertise-peer-urls":    url(self, PeerPort),
-		"initial-cluster":                in.NodeName + "=" + url(self, PeerPort),
-		"initial-cluster-state":          "new",
 		"listen-metrics-urls":            "http://127.0.0.1:2381",
 		"client-cert-auth":               "true",
 		"cert-file":                      in.PKI + "/server.crt",
@@ -58,13 +67,16 @@ func Service(in Inputs) systemd.Service {
 		Doc:         "https://etcd.io/docs/",
 		After:       []string{"network-online.target"},
 		Type:        "notify",
-		Exec:        append([]string{install.Bin("etcd")}, systemd.Flags(flags, in.ExtraArgs)...),
+		Exec:        append([]string{install.Bin("etcd-fence"), "--servers=" + NeighboursFile, "--"}, systemd.Flags(flags, in.ExtraArgs)...),
 		Inputs:      []string{in.PKI + "/ca.crt", in.PKI + "/server.crt", in.PKI + "/peer.crt", install.Current},
 		Options: map[string]string{
+			"EnvironmentFile": environmentFile,
 			"LimitNOFILE":     "65536",
 			"ProtectHome":     "yes",
 			"PrivateTmp":      "yes",
 			"NoNewPrivileges": "yes",
+			// Nothing but a reset makes it a member again.
+			"RestartPreventExitStatus": fencedStatus,
 		},
 		Brings: plan.Objects(plan.ObjectFile, DataDir),
 	}

@@ -18,7 +18,9 @@ const (
 	DNSNotAvailable        Code = "dns-not-available"
 	EtcdDamaged            Code = "etcd-damaged"
 	EtcdDiskSlow           Code = "etcd-disk-slow"
+	EtcdFenced             Code = "etcd-fenced"
 	EtcdFilling            Code = "etcd-filling"
+	EtcdMemberDown         Code = "etcd-member-down"
 	EtcdNoLeader           Code = "etcd-no-leader"
 	EtcdNoSpace            Code = "etcd-no-space"
 	EtcdUnreachable        Code = "etcd-unreachable"
@@ -104,19 +106,28 @@ func healthCodes() []Explanation {
 			"The API server can neither read nor write: the cluster stands still.",
 			[]string{"etcd does not run", "its certificates are not those of the API server's client"},
 			[]string{"on the control-plane host: systemctl status etcd; journalctl -u etcd -n 100 --no-pager"}},
+		{EtcdMemberDown, "a member of etcd is not healthy",
+			"The cluster goes on as long as more than half of the members are; one more that fails may be one too many.",
+			[]string{"its host is off or cut off from the others", "etcd does not run on its host", "a join that was broken off has left it"},
+			[]string{"kubewright etcd health", "bring its host back: kubewright doctor HOST; if it is gone for ever: kubewright remove NODE --force"}},
 		{EtcdNoLeader, "etcd has no leader",
 			"Nothing can be written, and most reads fail.",
 			[]string{"more than half of the members do not run or do not reach each other", "a member's disk or network is too slow for heartbeats"},
-			[]string{"start etcd on the control-plane hosts that lack it: systemctl start etcd", "let TCP 2379 and 2380 pass between control-plane hosts"}},
+			[]string{"start etcd on the control-plane hosts that lack it: systemctl start etcd", "let TCP 2379 and 2380 pass between control-plane hosts",
+				"if more than half of the hosts are gone for ever: kubewright recover --from HOST"}},
 		{EtcdNoSpace, "etcd's database has reached its quota",
 			"etcd refuses all writes until space is made and the alarm is taken back: the cluster is read-only.",
 			[]string{"something writes very many objects or events", "the database was never defragmented"},
-			[]string{"on the control-plane host, with ETCDCTL_ENDPOINTS and its certificates set: etcdctl compact REVISION, then etcdctl defrag, then etcdctl alarm disarm",
+			[]string{"kubewright etcd defrag --disarm",
 				"raise quota-backend-bytes in extraArgs of etcd"}},
+		{EtcdFenced, "a member of etcd that was taken out does not start again",
+			"The host has the data of a member that its cluster has taken out for ever, or of another cluster than the other control-plane hosts'. With them it could become a second cluster, so etcd does not start on it. The data stay where they are.",
+			[]string{"the member was removed while its host was off", "the cluster was recovered or restored without this host"},
+			[]string{"kubewright reset HOST, then kubewright join HOST --control-plane"}},
 		{EtcdFilling, "etcd's database is near its quota",
 			"At the quota (2 GiB unless it was raised) etcd refuses all writes.",
 			[]string{"something writes very many objects or events", "the database was never defragmented"},
-			[]string{"find the kind of object that there are many of: kubewright kubectl get --raw /metrics | grep apiserver_resource_objects", "on the control-plane host: etcdctl defrag"}},
+			[]string{"find the kind of object that there are many of: kubewright kubectl get --raw /metrics | grep apiserver_resource_objects", "kubewright etcd defrag"}},
 		{EtcdDamaged, "etcd's data is damaged",
 			"etcd ends rather than serve data that it cannot trust.",
 			[]string{"power was lost on a disk that does not keep what it said it had written", "files below /var/lib/etcd were changed or copied by hand"},

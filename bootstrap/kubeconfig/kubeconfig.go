@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -31,6 +32,8 @@ type Merge struct {
 	Path   string // of the kubeconfig; made when missing, 0600
 	Name   string // of the cluster; the context is NAME, the user NAME-admin
 	Access *plan.Value[cluster.Access]
+	// Servers are all API servers, ADDRESS:PORT, of a cluster that has several: see Servers.
+	Servers []string
 }
 
 var _ plan.Action[Local, Local] = Merge{}
@@ -60,6 +63,8 @@ func (m Merge) differs(cfg *api.Config) string {
 		return "server of " + m.Name
 	case !bytes.Equal(have.CertificateAuthorityData, want.CA):
 		return "certificate authority of " + m.Name
+	case !slices.Equal(others(have), m.Servers):
+		return "the API servers of " + m.Name
 	case cfg.CurrentContext != m.Name:
 		return "current context"
 	}
@@ -115,7 +120,11 @@ func (m Merge) Apply(context.Context, Local) error {
 		return err
 	}
 	a := m.Access.Get()
-	cfg.Clusters[m.Name] = &api.Cluster{Server: a.Server, CertificateAuthorityData: a.CA}
+	entry := &api.Cluster{Server: a.Server, CertificateAuthorityData: a.CA}
+	if err := remember(entry, m.Servers); err != nil {
+		return err
+	}
+	cfg.Clusters[m.Name] = entry
 	cfg.AuthInfos[m.user()] = &api.AuthInfo{ClientCertificateData: a.Cert, ClientKeyData: a.Key}
 	cfg.Contexts[m.Name] = &api.Context{Cluster: m.Name, AuthInfo: m.user()}
 	cfg.CurrentContext = m.Name
@@ -168,7 +177,11 @@ func Access(path, context string) (string, cluster.Access, error) {
 	if err := errors.Join(load(&cfg.CAData, cfg.CAFile), load(&cfg.CertData, cfg.CertFile), load(&cfg.KeyData, cfg.KeyFile)); err != nil {
 		return "", cluster.Access{}, missing(path, err)
 	}
-	return name, cluster.Access{Server: cfg.Host, CA: cfg.CAData, Cert: cfg.CertData, Key: cfg.KeyData, Token: cfg.BearerToken}, nil
+	access := cluster.Access{Server: cfg.Host, CA: cfg.CAData, Cert: cfg.CertData, Key: cfg.KeyData, Token: cfg.BearerToken}
+	if c, ok := raw.Clusters[name]; ok {
+		access.Others = others(c)
+	}
+	return name, access, nil
 }
 
 // Parse returns the credentials of a kubeconfig that holds one cluster and all data inline.

@@ -41,6 +41,7 @@ const (
 	ObjectTable     ObjectKind = "nftables"  // a packet filter table of any family, by its name
 	ObjectImage     ObjectKind = "image"     // in the container runtime's store
 	ObjectAPI       ObjectKind = "api"       // of the Kubernetes API: Kind namespace/name
+	ObjectMember    ObjectKind = "member"    // of etcd, by its name
 	ObjectLocal     ObjectKind = "local"     // a file of the workstation
 	ObjectWait      ObjectKind = "wait"      // nothing is changed
 )

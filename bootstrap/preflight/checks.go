@@ -244,7 +244,7 @@ const (
 
 // ports are all that a node of a role listens on.
 func ports(c *spec.Cluster, role spec.Role) []probe.Port {
-	numbers := []int{kubeletAPI, 10248, 10249, 10256}
+	numbers := []int{kubeletAPI, 10248, 10249, 10256, 6444, 6445}
 	if role == spec.ControlPlaneRole {
 		numbers = append(numbers, c.APIServer.Port, etcdClients, etcdPeers, 2381, 10257, 10259)
 	}

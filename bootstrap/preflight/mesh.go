@@ -38,7 +38,7 @@ const (
 // in hosts.
 type mesh struct {
 	cluster    *spec.Cluster
-	server     netip.AddrPort
+	servers    []netip.AddrPort // of the cluster that the hosts join
 	hosts      []Host
 	looks      []looked
 	candidates [][]netip.Addr
@@ -57,7 +57,7 @@ type mesh struct {
 func newMesh(in Input, looks []looked) *mesh {
 	n := len(in.Hosts)
 	return &mesh{
-		cluster: in.Cluster, server: in.Server, hosts: in.Hosts, looks: looks,
+		cluster: in.Cluster, servers: in.Servers, hosts: in.Hosts, looks: looks,
 		candidates: candidates(in.Hosts), chosen: make([]netip.Addr, n), proven: make([]netip.Addr, n), token: rand.Text(), vni: firstVNI + mathrand.IntN(firstVNI),
 		listening: make([]probe.Listening, n), reached: make([]map[netip.Addr]probe.Reached, n),
 		carried: make([]map[int]probe.Carried, n), dug: make([]error, n),
@@ -66,7 +66,7 @@ func newMesh(in Input, looks []looked) *mesh {
 
 // run tries, in this order: all listen; all call all; all make a tunnel; all call all through it.
 func (m *mesh) run(ctx context.Context) (finding.Report, error) {
-	if m.probed() == 0 || m.probed() == 1 && len(m.hosts) == 1 && !m.server.IsValid() {
+	if m.probed() == 0 || m.probed() == 1 && len(m.hosts) == 1 && len(m.servers) == 0 {
 		return nil, nil
 	}
 	if err := m.each(ctx, m.listen); err != nil {
@@ -180,9 +180,12 @@ func (m *mesh) reach(i int, s *session) error {
 			order.To = append(order.To, peer)
 		}
 	}
-	if m.server.IsValid() {
-		port := int(m.server.Port())
-		order.To = append(order.To, probe.Peer{Host: -1, Addr: m.server.Addr(), TCP: []int{port}, Others: []int{port}})
+	for _, server := range m.servers {
+		ports := []int{int(server.Port())}
+		if m.hosts[i].controlPlane() {
+			ports = append(ports, etcdClients, etcdPeers)
+		}
+		order.To = append(order.To, probe.Peer{Host: -1, Addr: server.Addr(), TCP: ports, Others: ports})
 	}
 	r, err := s.ask(probe.Order{Reach: &order})
 	m.reached[i] = make(map[netip.Addr]probe.Reached, len(r.Reached))
@@ -235,14 +238,28 @@ func (m *mesh) judgeTCP() {
 				"TCP port %d of %s cannot be reached from %s: %s", b.Port, at(h, m.chosen[j]), m.names(from[b]), b.Why)
 		}
 	}
-	if !m.server.IsValid() {
+	for i := range m.hosts {
+		m.judgeServers(i)
+	}
+}
+
+// judgeServers tells which control-plane hosts of its cluster a host does not reach. That
+// one of them is dead is no reason not to join the others.
+func (m *mesh) judgeServers(i int) {
+	if m.reached[i] == nil {
 		return
 	}
-	for i := range m.hosts {
-		for _, b := range m.reached[i][m.server.Addr()].Blocked {
-			m.found(finding.TCPBlocked, finding.Error, m.name(i), m.server.String(),
-				fmt.Sprintf("on the API server's host: ufw allow from %s to any port %d proto tcp", m.chosen[i], b.Port),
-				"it does not reach the cluster's API server at %s: %s", m.server, b.Why)
+	severity := finding.Error
+	for _, s := range m.servers {
+		if len(m.reached[i][s.Addr()].Blocked) == 0 {
+			severity = finding.Warning
+		}
+	}
+	for _, s := range m.servers {
+		for _, b := range m.reached[i][s.Addr()].Blocked {
+			m.found(finding.TCPBlocked, severity, m.name(i), netip.AddrPortFrom(s.Addr(), uint16(b.Port)).String(),
+				fmt.Sprintf("on that control-plane host: ufw allow from %s to any port %d proto tcp; if it is dead, bring it back, or take it out with `kubewright remove HOST --force`", m.chosen[i], b.Port),
+				"it does not reach TCP port %d of the cluster's control-plane host %s: %s", b.Port, s.Addr(), b.Why)
 		}
 	}
 }

@@ -24,7 +24,7 @@ import (
 type Input struct {
 	Hosts   []Host
 	Cluster *spec.Cluster          // complete with its defaults
-	Server  netip.AddrPort         // the API server that hosts join, invalid if the cluster is only being made
+	Servers []netip.AddrPort       // the API servers of the cluster that hosts join, none if it is only being made
 	Arch    string                 // of the bundle, as Go names it
 	Program func() ([]byte, error) // the probe, from the bundle
 	Ignore  []finding.Code         // to go on in spite of

@@ -265,17 +265,50 @@ func TestAddress(t *testing.T) {
 }
 
 func TestJoin(t *testing.T) {
-	machines := newMachines(t, 1)
-	machines[0].wish.Role = spec.WorkerRole
-	machines[0].net.tcp["198.19.0.9:6443"] = "connection refused"
-	in := input(t, machines)
-	in.Server = netip.MustParseAddrPort("198.19.0.9:6443")
-	out, err := preflight.Run(t.Context(), in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := lines(out.Report); len(got) != 2 || got[0] != "h0 error tcp-blocked: it does not reach the cluster's API server at 198.19.0.9:6443: connection refused" {
-		t.Errorf("%q", got)
+	const refused, none = "connection refused", "no answer"
+	for _, test := range []struct {
+		name    string
+		role    spec.Role
+		blocked map[string]string
+		want    []string // beginnings of lines
+	}{
+		{"the only API server", spec.WorkerRole, map[string]string{"198.19.0.8:6443": refused, "198.19.0.9:6443": refused}, []string{
+			"h0 error tcp-blocked: it does not reach TCP port 6443 of the cluster's control-plane host 198.19.0.8: connection refused",
+			"h0 error tcp-blocked: it does not reach TCP port 6443 of the cluster's control-plane host 198.19.0.9: connection refused",
+		}},
+		{"one of two", spec.WorkerRole, map[string]string{"198.19.0.9:6443": none}, []string{
+			"h0 warning tcp-blocked: it does not reach TCP port 6443 of the cluster's control-plane host 198.19.0.9: no answer",
+		}},
+		{"etcd is no matter of workers", spec.WorkerRole, map[string]string{"198.19.0.8:2380": none, "198.19.0.9:2379": none}, nil},
+		{"etcd's peers", spec.ControlPlaneRole, map[string]string{"198.19.0.8:2380": none, "198.19.0.9:2379": none}, []string{
+			"h0 error tcp-blocked: it does not reach TCP port 2380 of the cluster's control-plane host 198.19.0.8: no answer",
+			"h0 error tcp-blocked: it does not reach TCP port 2379 of the cluster's control-plane host 198.19.0.9: no answer",
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			machines := newMachines(t, 1)
+			machines[0].wish.Role = test.role
+			for at, why := range test.blocked {
+				machines[0].net.tcp[at] = why
+			}
+			in := input(t, machines)
+			in.Servers = []netip.AddrPort{netip.MustParseAddrPort("198.19.0.8:6443"), netip.MustParseAddrPort("198.19.0.9:6443")}
+			out, err := preflight.Run(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, l := range lines(out.Report) {
+				if strings.Contains(l, "tcp-blocked") {
+					got = append(got, l)
+				}
+			}
+			slices.Sort(got)
+			slices.Sort(test.want)
+			if !slices.Equal(got, test.want) {
+				t.Errorf("%q", got)
+			}
+		})
 	}
 }
 

@@ -70,7 +70,7 @@ func etcdCommands() []command {
 	ctl := []string{install.Bin("etcdctl"), "--endpoints=https://127.0.0.1:" + etcd.ClientPort, "--cacert=" + of + "/ca.crt",
 		"--cert=" + of + "/healthcheck-client.crt", "--key=" + of + "/healthcheck-client.key"}
 	return []command{
-		{"etcd/status.json", append(slices.Clone(ctl), "endpoint", "status", "--write-out=json")},
+		{"etcd/status.json", append(slices.Clone(ctl), "endpoint", "status", "--cluster", "--write-out=json")},
 		{"etcd/members.json", append(slices.Clone(ctl), "member", "list", "--write-out=json")},
 		{"etcd/alarms.txt", append(slices.Clone(ctl), "alarm", "list")},
 	}

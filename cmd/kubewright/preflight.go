@@ -90,7 +90,7 @@ func (a *app) preflight(ctx context.Context, w *work, notice func(string)) error
 	}
 	p := bootstrap.Preflight{Targets: w.targets, Cluster: w.Spec, Bundle: w.bundle, Ignore: a.ignore}
 	if w.Verb == verbJoin {
-		p.Cluster, p.Server = w.live.Spec, w.live.Access.Server
+		p.Cluster, p.Servers = w.live.Spec, w.live.Servers
 	}
 	report, err := p.Run(ctx)
 	w.findings = append(finding.Report{}, report...)

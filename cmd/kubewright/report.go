@@ -80,9 +80,6 @@ func (p *page) describe(w *work) {
 	if w.live != nil && c == nil {
 		c = w.live.Spec
 	}
-	if c == nil {
-		c = w.reset.Cluster
-	}
 	run := report.Run{Verb: string(w.Verb), By: signature(), Kubewright: version.Kubewright, Findings: w.findings}
 	if b := w.bundle; b != nil {
 		run.Bundle = report.Bundle{Name: b.Name(), Digest: b.Digest()}
@@ -100,7 +97,7 @@ func (p *page) describe(w *work) {
 		}
 		run.Network = report.Network{Backend: string(c.Network.Backend), Pods: c.Network.PodCIDR, Services: c.Network.ServiceCIDR, DNSDomain: c.Network.DNSDomain}
 		if i := slices.IndexFunc(run.Hosts, func(h report.Host) bool { return h.Role == string(spec.ControlPlaneRole) }); i >= 0 && run.Hosts[i].Address.IsValid() {
-			run.Server = "https://" + netip.AddrPortFrom(run.Hosts[i].Address, uint16(c.APIServer.Port)).String()
+			run.Server = bootstrap.PeopleURL(c, run.Hosts[i].Address)
 		}
 	}
 	p.rec.Describe(run)

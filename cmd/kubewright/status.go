@@ -69,14 +69,7 @@ func renderStatus(w io.Writer, s *bootstrap.Status) error {
 	if len(s.Etcd) > 0 {
 		fmt.Fprintln(t, "ETCD\tID\tVERSION\tROLE\tHEALTHY\tDATA")
 		for _, m := range s.Etcd {
-			role := "member"
-			switch {
-			case m.Leader:
-				role = "leader"
-			case m.Learner:
-				role = "learner"
-			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%t\t%.1f MB\n", m.Name, m.ID, m.Version, role, m.Healthy, float64(m.DBSize)/1e6)
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", named(m), m.ID, orDash(m.Version), role(m), yesNo(m.Healthy), megabytes(m, m.DBSize))
 		}
 		fmt.Fprintln(t)
 	}
@@ -93,6 +86,11 @@ func renderStatus(w io.Writer, s *bootstrap.Status) error {
 		}
 		if n.Trouble != "" {
 			fmt.Fprintf(w, "\nhost of %s could not be looked at: %s\n", n.Node, n.Trouble)
+		}
+	}
+	for _, m := range s.Etcd {
+		if !m.Healthy {
+			fmt.Fprintf(w, "\netcd member %s is not healthy: %s\n", m.Title(), m.Trouble)
 		}
 	}
 	for _, trouble := range s.Trouble {

@@ -30,11 +30,12 @@ import (
 
 // The verbs of requests.
 const (
-	verbInit  = "init"
-	verbJoin  = "join"
-	verbReset = "reset"
-	verbUndo  = "undo"
-	verbApply = "apply"
+	verbInit   = "init"
+	verbJoin   = "join"
+	verbRemove = "remove"
+	verbReset  = "reset"
+	verbUndo   = "undo"
+	verbApply  = "apply"
 )
 
 // work is a request with everything that was found out for it: hosts, bundle and
@@ -43,9 +44,11 @@ type work struct {
 	bootstrap.Request
 	targets  []bootstrap.Target // those that become or stay nodes, or are put back
 	leaving  []bootstrap.Target // those that apply takes out of the cluster
+	via      *bootstrap.Target  // a control-plane host that joining ones are made like; nil: there are none
+	name     string             // of the cluster in the user's kubeconfig; of join only
 	bundle   *bundle.Bundle     // nil: nothing is installed
 	live     *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
-	reset    bootstrap.Reset    // of reset and undo
+	reset    bootstrap.Reset    // of remove, reset and undo; of apply, for those that leave
 	findings finding.Report     // of preflight, nil: it did not look
 	close    func()
 }
@@ -77,7 +80,7 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 	installs := r.Verb == verbInit || r.Verb == verbJoin || r.Verb == verbApply
 	var access cluster.Access
 	if r.Verb == verbJoin {
-		if _, access, err = kubeconfig.Access(a.kubeconfig, ""); err != nil {
+		if w.name, access, err = kubeconfig.Access(a.kubeconfig, ""); err != nil {
 			return w, err
 		}
 	}
@@ -101,31 +104,35 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		}
 		return targets, bootstrap.LookAgain(ctx, targets)
 	}
+	if r.Verb == verbRemove { // not all of its hosts need to answer
+		return w, a.findRemoval(ctx, w, connect)
+	}
 	if w.targets, err = connect(r.Hosts); err != nil {
 		return w, err
 	}
 	switch r.Verb {
 	case verbInit, verbApply:
-		err = w.findLive(ctx, connect)
+		err = a.findLive(ctx, w, connect)
 	case verbJoin:
-		err = w.findCluster(ctx, access)
+		err = w.findCluster(ctx, access, connect)
 	default:
-		err = a.findJournals(ctx, w)
+		err = a.findJournals(ctx, w, connect)
 	}
 	return w, err
 }
 
 // findLive looks at the cluster that the wish is about, if it is there already,
 // and at the hosts that are to leave it.
-func (w *work) findLive(ctx context.Context, connect func([]spec.Host) ([]bootstrap.Target, error)) (err error) {
-	first := w.targets[0]
+func (a *app) findLive(ctx context.Context, w *work, connect connector) (err error) {
+	w.targets = bootstrap.FounderFirst(w.targets)
+	claimed := slices.IndexFunc(w.targets, func(t bootstrap.Target) bool { return t.Claim != nil })
 	switch {
-	case first.Claim != nil:
-		w.ID = first.Claim.ClusterID
+	case claimed >= 0:
+		w.ID = w.targets[claimed].Claim.ClusterID
 	case w.ID == "":
 		w.ID = strings.ToLower(rand.Text())
 	}
-	if w.live, err = bootstrap.Find(ctx, first); err != nil || w.live == nil {
+	if w.live, err = bootstrap.Find(ctx, w.targets); err != nil || w.live == nil {
 		return err
 	}
 	if w.live.Record.Name == w.Spec.Name { // else the claim says it all
@@ -152,9 +159,19 @@ func (w *work) findLive(ctx context.Context, connect func([]spec.Host) ([]bootst
 			return fmt.Errorf("hosts that are nodes of the cluster and not in the file: %w", err)
 		}
 		return &fault.Fault{Code: fault.HostUnreachable, Err: fmt.Errorf("nodes of the cluster that the file does not name: %w", err),
-			Remedy: "bring the host back; or, if it is gone for ever, take its node out first: kubewright kubectl delete node " + gone[0].Node}
+			Remedy: "bring the host back; or, if it is gone for good, take it out first: kubewright remove " + gone[0].Host + " --force"}
 	}
-	return bootstrap.ReadJournals(ctx, w.leaving)
+	if err := bootstrap.ReadJournals(ctx, w.leaving); err != nil {
+		return err
+	}
+	w.reset.Targets = w.leaving
+	d := a.departure(w, w.Spec.Name)
+	d.Keeper = w.targets[0]
+	for _, m := range gone {
+		d.Add(bootstrap.Leaver{Member: m})
+	}
+	w.reset.Departure = d
+	return d.Refuse(ctx)
 }
 
 // sameVersion refuses a bundle of another version than the cluster's.
@@ -166,8 +183,9 @@ func sameVersion(record cluster.Record, b *bundle.Bundle) error {
 		"the cluster runs bundle %s, this one is %s", record.Bundle, b.Name())
 }
 
-// findCluster looks at the cluster that hosts are to join.
-func (w *work) findCluster(ctx context.Context, access cluster.Access) error {
+// findCluster looks at the cluster that hosts are to join, and reaches one of its
+// control-plane hosts if some are to be such themselves.
+func (w *work) findCluster(ctx context.Context, access cluster.Access, connect connector) error {
 	client := cluster.New(plan.Of("the admin's access", access), w.targets[0].Host.Dial)
 	record, err := cluster.ReadRecord(ctx, client)
 	if err != nil {
@@ -177,7 +195,7 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access) error {
 		return err
 	}
 	for _, t := range w.targets {
-		if t.Claim != nil && t.Claim.Role != string(spec.WorkerRole) {
+		if t.Claim != nil && t.Claim.Role != string(t.Wish.Role) {
 			return t.Claim.Taken(t.Wish.Name)
 		}
 	}
@@ -192,11 +210,45 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access) error {
 		return slices.ContainsFunc(w.Hosts, func(j spec.Host) bool { return j.Name == h.Name })
 	}), w.Hosts...)
 	known.Default()
-	return known.Validate()
+	if err := known.Validate(); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(w.Hosts, func(h spec.Host) bool { return h.Role == spec.ControlPlaneRole }) {
+		return nil
+	}
+	w.via, err = w.reachControlPlane(connect)
+	return err
+}
+
+// reachControlPlane reaches one of the cluster's control-plane hosts: one that joins, too,
+// as it is one already, is as good as any other.
+func (w *work) reachControlPlane(connect connector) (*bootstrap.Target, error) {
+	var faults []error
+	for _, m := range w.live.Nodes {
+		if !m.ControlPlane || m.Host == "" {
+			continue
+		}
+		if i := slices.IndexFunc(w.targets, func(t bootstrap.Target) bool { return t.Wish.Name == m.Host }); i >= 0 {
+			if w.targets[i].EtcdData {
+				return &w.targets[i], nil
+			}
+			continue
+		}
+		reached, err := connect([]spec.Host{{Name: m.Host, Role: spec.ControlPlaneRole}})
+		if err == nil {
+			return &reached[0], nil
+		}
+		if fault.CodeOf(err) != fault.HostUnreachable {
+			return nil, err
+		}
+		faults = append(faults, err)
+	}
+	return nil, fault.New(fault.HostUnreachable, "bring one of them back, or see that this machine reaches it by SSH",
+		"a control-plane host joins by way of another one, and none can be reached: %w", errors.Join(faults...))
 }
 
 // findJournals looks at what was changed on hosts, and at the cluster that they belong to.
-func (a *app) findJournals(ctx context.Context, w *work) error {
+func (a *app) findJournals(ctx context.Context, w *work, connect connector) error {
 	if err := bootstrap.ReadJournals(ctx, w.targets); err != nil {
 		return err
 	}
@@ -220,7 +272,7 @@ func (a *app) findJournals(ctx context.Context, w *work) error {
 	if claimed < 0 || !w.reset.Releases() {
 		return nil
 	}
-	return a.findResetCluster(ctx, &w.reset, w.targets[claimed], w.Force)
+	return a.findResetCluster(ctx, w, w.targets[claimed], connect)
 }
 
 // lanes makes the lanes of the work on its hosts as see shows them.
@@ -239,20 +291,30 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 			before = w.live.Spec
 		}
 		return bootstrap.PlanInit(bootstrap.Init{
-			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: seen(w.leaving),
+			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: bootstrap.Reset{Targets: seen(w.leaving), Departure: w.reset.Departure},
 			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig,
 		})
 	case verbJoin:
 		lanes, err := bootstrap.PlanJoin(bootstrap.Join{
-			Cluster: w.live.Spec, ID: w.live.Record.ID, Access: w.live.Access, Targets: seen(w.targets), Bundle: w.bundle, Run: run,
+			Cluster: w.live.Spec, ID: w.live.Record.ID, Access: w.live.Access, Servers: w.live.Servers,
+			Targets: seen(w.targets), Via: w.seenVia(see), Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig, Name: w.name,
 		})
 		return lanes, nil, err
 	default:
 		in := w.reset
 		in.Targets = seen(in.Targets)
-		lanes, proofs := bootstrap.PlanReset(in)
-		return lanes, proofs, nil
+		return bootstrap.PlanReset(in)
 	}
+}
+
+// seenVia is via as see shows it.
+func (w *work) seenVia(see func(host.Host) host.Host) *bootstrap.Target {
+	if w.via == nil {
+		return nil
+	}
+	via := *w.via
+	via.Host = see(via.Host)
+	return &via
 }
 
 // preview is what the work would do now, with what that depends on.

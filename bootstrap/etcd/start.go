@@ -1,0 +1,73 @@
+package etcd
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/kubewright/kubewright/bootstrap/file"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+)
+
+// Founding is the initial cluster of the first member: itself.
+func Founding(in Inputs) string { return in.NodeName + "=" + PeerURL(in.Address) }
+
+// memberDir is what a member that has data has.
+const memberDir = DataDir + "/member"
+
+// HasData tells whether a host has the data of a member.
+func HasData(ctx context.Context, r host.Reader) (bool, error) {
+	found, err := r.Stat(ctx, memberDir)
+	if err != nil {
+		return false, err
+	}
+	return found[0].Exists, nil
+}
+
+// Start says how a member without data comes to some: it founds a new cluster, or
+// gets them from the members that let it in. What is said once stays: a member that
+// has data does not ask again, whoever came or went meanwhile.
+type Start struct {
+	Cluster *plan.Value[string] // name=peerURL,... of all members, this one included
+	New     bool                // it founds the cluster
+}
+
+var _ plan.Action[host.Reader, host.Host] = Start{}
+
+func (a Start) put(cluster string) file.Put {
+	state := "existing"
+	if a.New {
+		state = "new"
+	}
+	return file.Put{Files: []file.Wish{{Path: environmentFile, Mode: 0o644, Content: fmt.Appendf(nil,
+		"# Written by kubewright: read by a member that has no data yet.\nETCD_INITIAL_CLUSTER=%s\nETCD_INITIAL_CLUSTER_STATE=%s\n", cluster, state)}}}
+}
+
+// settled tells that nothing is left to be said.
+func (a Start) settled(ctx context.Context, r host.Reader) (bool, error) {
+	found, err := r.Stat(ctx, memberDir, environmentFile)
+	if err != nil {
+		return false, err
+	}
+	return found[0].Exists && found[1].Exists, nil
+}
+
+func (a Start) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
+	if done, err := a.settled(ctx, r); err != nil || done {
+		return nil, err
+	}
+	cluster, err := a.Cluster.Known()
+	if err != nil {
+		return nil, err
+	}
+	return a.put(cluster).Check(ctx, r)
+}
+
+// Foresee is said before the members have let it in.
+func (a Start) Foresee() plan.Diff {
+	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: environmentFile, After: &plan.State{Mode: "-rw-r--r--", Later: true}}}
+}
+
+func (a Start) Apply(ctx context.Context, h host.Host) error {
+	return a.put(a.Cluster.Get()).Apply(ctx, h)
+}

@@ -1,0 +1,100 @@
+package bootstrap
+
+import (
+	"net/netip"
+
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/controlplane"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/systemd"
+)
+
+// member is a further control-plane host on its way into the cluster.
+type member struct {
+	Node
+	cluster  *plan.Value[string] // etcd's members with it: they have let it in
+	started  *plan.Value[bool]   // its etcd runs
+	promoted *plan.Value[bool]   // it has caught up, and a vote
+}
+
+// newMembers are the control-plane hosts among nodes.
+func newMembers(nodes []Node) []member {
+	var all []member
+	for _, n := range nodes {
+		if n.Wish.Role != spec.ControlPlaneRole {
+			continue
+		}
+		all = append(all, member{n,
+			plan.NewValue[string]("the members of etcd with " + n.Name),
+			plan.NewValue[bool]("etcd on " + n.Name),
+			plan.NewValue[bool]("the vote of " + n.Name)})
+	}
+	return all
+}
+
+// memberLane makes a host a further control-plane node. All that needs no other host
+// comes first: members are let in one after the other, and may have to wait.
+func memberLane(c *shared, m member) plan.Lane {
+	n := m.Node
+	agent, proxy := c.kubelet(n, spec.ControlPlaneRole), c.kubeproxy(n)
+	certificates := c.certificates(n)
+	certificates.Common = c.common
+	steps := append(hostSteps(c, n, spec.ControlPlaneRole), runtimeSteps(c, n)...)
+	steps = append(steps,
+		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
+		hostStep{Name: "pki/write", Doc: "the cluster's authorities, from another control-plane host, and certificates of its own",
+			Needs: []plan.Cell{c.common}, Do: certificates},
+		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: []plan.Cell{m.cluster},
+			Do: etcd.Start{Cluster: m.cluster}},
+		hostStep{Name: "etcd/start", Doc: "etcd, without a vote at first", Sets: []plan.Cell{m.started},
+			Do: hostTold{systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n))}}, m.started}},
+		// A member without a vote answers no API server.
+		hostStep{Name: "controlplane/start", Doc: "the API server", Needs: []plan.Cell{m.promoted},
+			Do: systemd.Run{Services: []systemd.Service{controlplane.APIServer(c.controlPlane(n))}}},
+	)
+	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
+	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))
+	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
+	return c.lane(n, steps)
+}
+
+// memberSteps let members in, one after the other, once etcd is there.
+func memberSteps(members []member, there plan.Cell) []etcdStep {
+	var steps []etcdStep
+	for _, m := range members {
+		url := etcd.PeerURL(m.Address)
+		steps = append(steps,
+			etcdStep{Name: "etcd/add-" + m.Name, Doc: "let " + m.Name + " in, without a vote",
+				Needs: []plan.Cell{there}, Sets: []plan.Cell{m.cluster},
+				Do: etcd.AddLearner{Name: m.Name, PeerURL: url, Fresh: !m.EtcdData, Cluster: m.cluster}},
+			etcdStep{Name: "etcd/promote-" + m.Name, Doc: "give " + m.Name + " its vote once it has caught up",
+				Needs: []plan.Cell{m.started}, Sets: []plan.Cell{m.promoted},
+				Do: etcd.Promote{Name: m.Name, PeerURL: url, Done: m.promoted}})
+	}
+	return steps
+}
+
+// lane is that of etcd's membership by way of a control-plane host: one, or none without steps.
+func (c EtcdConnector) lane(via host.Reader, steps []etcdStep) []plan.Lane {
+	if len(steps) == 0 {
+		return nil
+	}
+	client := c.connect(via)
+	return []plan.Lane{plan.NewLane[etcd.Reader, etcd.Writer](etcdLane, client, client, steps...)}
+}
+
+// servingSteps wait until the members' API servers are known to the cluster.
+func servingSteps(members []member) []clusterStep {
+	if len(members) == 0 {
+		return nil
+	}
+	addresses := make([]netip.Addr, len(members))
+	for i, m := range members {
+		addresses[i] = m.Address
+	}
+	return []clusterStep{{Name: "apiserver/wait-serving", Doc: "wait until the further API servers serve", Wait: true,
+		Do: cluster.Serving{Addresses: addresses}}}
+}
