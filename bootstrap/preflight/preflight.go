@@ -148,7 +148,7 @@ func (in Input) probes(h Host) bool { return !h.Member && h.Facts.Arch == in.Arc
 // asksForVirtualIP tells whether a host is to ask who has the virtual IP: the first
 // control-plane host, while there is no cluster in which one has it rightly.
 func (in Input) asksForVirtualIP(h *Host) bool {
-	running := in.Server.IsValid() || slices.ContainsFunc(in.Hosts, func(h Host) bool { return h.Member })
+	running := len(in.Servers) > 0 || slices.ContainsFunc(in.Hosts, func(h Host) bool { return h.Member || h.Address.IsValid() })
 	first := slices.IndexFunc(in.Hosts, Host.controlPlane)
 	return !running && first >= 0 && h == &in.Hosts[first]
 }

@@ -374,9 +374,10 @@ func TestVirtualIP(t *testing.T) {
 		"its own": {ip: "198.19.0.9", change: func(h []*machine, _ *preflight.Input) { h[0].seen.Owner = &probe.Owner{Interface: "eth0", Self: true} },
 			want: []string{"h0 error virtual-ip-taken: the virtual IP 198.19.0.9 is in use: the host itself has it on eth0"}},
 		"held by the cluster that hosts join": {ip: "198.19.0.9", change: func(_ []*machine, in *preflight.Input) {
-			in.Server = netip.MustParseAddrPort("198.19.0.1:6443")
+			in.Servers = []netip.AddrPort{netip.MustParseAddrPort("198.19.0.1:6443")}
 		}},
-		"held by a member": {ip: "198.19.0.9", change: func(_ []*machine, in *preflight.Input) { in.Hosts[1].Member = true }},
+		"held by a member":             {ip: "198.19.0.9", change: func(_ []*machine, in *preflight.Input) { in.Hosts[1].Member = true }},
+		"of a run that was broken off": {ip: "198.19.0.9", change: func(_ []*machine, in *preflight.Input) { in.Hosts[0].Address = in.Hosts[0].Reached }},
 		"outside": {ip: "203.0.113.9", change: func(h []*machine, _ *preflight.Input) { h[0].seen.Owner = nil },
 			want: []string{"h0 error virtual-ip-outside: the virtual IP 203.0.113.9 is in none of its networks (198.19.0.0/24)"}},
 	} {
