@@ -164,7 +164,8 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
 	)
-	return c.lane(n, append(steps, c.controllerSteps(n)...))
+	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
+	return c.lane(n, steps)
 }
 
 // certificates are those of a control-plane node.

@@ -57,7 +57,8 @@ func memberLane(c *shared, m member) plan.Lane {
 	)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))
-	return c.lane(n, append(steps, c.controllerSteps(n)...))
+	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
+	return c.lane(n, steps)
 }
 
 // memberSteps let members in, one after the other, once etcd is there.
