@@ -60,12 +60,14 @@ func TestPlanRemove(t *testing.T) {
 		"a dead worker": {Leaver{Member: Member{Node: "w1"}, Lost: true}, map[string][]string{clusterLane: cluster}},
 		"the first control-plane host": {Leaver{Member: Member{Node: "cp1"}}, map[string][]string{"cp1": stopped, clusterLane: cluster, etcdLane: members,
 			localLane: {"kubeconfig/repoint", "kubeconfig/forget-servers"}}},
+		"a control-plane host that was put back before": {Leaver{Member: Member{Node: "cp2"}}, map[string][]string{clusterLane: cluster, etcdLane: members,
+			localLane: {"kubeconfig/forget-servers"}}},
 		"a dead control-plane host": {Leaver{Member: Member{Node: "cp3"}, Lost: true}, map[string][]string{clusterLane: cluster, etcdLane: members,
 			localLane: {"kubeconfig/forget-servers"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := Reset{Departure: departure(t, c.node)}
-			if n := in.Departure.Nodes[0]; !n.Lost {
+			if n := in.Departure.Nodes[0]; !n.Lost && n.Node != "cp2" {
 				role := string(spec.WorkerRole)
 				if n.ControlPlane {
 					role = string(spec.ControlPlaneRole)
@@ -93,7 +95,7 @@ func TestPlanRemove(t *testing.T) {
 
 // What the cluster knows about itself afterwards is without the host, whatever it is called.
 func TestRecordWithoutHosts(t *testing.T) {
-	l := departure(t, Leaver{Member: Member{Node: "cp1"}}, Leaver{Member: Member{Node: "w1"}}).begin()
+	l := Reset{Departure: departure(t, Leaver{Member: Member{Node: "cp1"}}, Leaver{Member: Member{Node: "w1"}})}.begin()
 	objects, err := l.record()
 	if err != nil {
 		t.Fatal(err)
