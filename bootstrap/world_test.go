@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -252,21 +251,16 @@ func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 // lanes plans as the commands do.
 func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	run := journal.Run{ID: fmt.Sprint(w.runs), Verb: v.String(), By: "an admin", Began: time.Now()}
-	if v.name == "init" || v.name == "apply" {
+	if v.name == "init" {
 		wish := &spec.Cluster{Name: "sim", Hosts: hosts}
 		wish.Default()
 		id := "a-cluster"
 		if i := slices.IndexFunc(targets, func(t Target) bool { return t.Claim != nil }); i >= 0 {
 			id = targets[i].Claim.ClusterID
 		}
-		in := Init{Cluster: wish, ID: id, Targets: FounderFirst(targets), Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd}
-		if v.name == "apply" {
-			var err error
-			if in.Leaving, err = w.leaving(ctx, wish, in.Targets[0]); err != nil {
-				return nil, err
-			}
-		}
-		lanes, _, err := PlanInit(in)
+		lanes, _, err := PlanInit(Init{
+			Cluster: wish, ID: id, Targets: FounderFirst(targets), Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd,
+		})
 		return lanes, err
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
@@ -332,37 +326,6 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 	}
 	lanes, _, err := PlanReset(in)
 	return lanes, err
-}
-
-// leaving are the hosts that a wish does not name any more.
-func (w *world) leaving(ctx context.Context, wish *spec.Cluster, keeper Target) (Reset, error) {
-	_, access, err := kubeconfig.Access(w.kubeconfig, "")
-	if err != nil {
-		return Reset{}, err
-	}
-	api := w.connect(plan.Of("access", access), keeper.Host.Dial)
-	record, err := cluster.ReadRecord(ctx, api)
-	if err != nil {
-		return Reset{}, err
-	}
-	live, err := lookAt(ctx, access, api, record)
-	if err != nil {
-		return Reset{}, err
-	}
-	d := &Departure{Live: live, Keeper: keeper, By: "an admin", Timeout: DrainTimeout, Etcd: w.etcd}
-	var hosts []spec.Host
-	for _, m := range live.Gone(wish) {
-		d.Add(Leaver{Member: m})
-		hosts = append(hosts, spec.Host{Name: m.Host})
-	}
-	if len(d.Nodes) == 0 {
-		return Reset{}, nil
-	}
-	targets, err := Connect(ctx, hosts, w.dial)
-	if err != nil {
-		return Reset{}, err
-	}
-	return Reset{Targets: targets, Departure: d}, errors.Join(ReadJournals(ctx, targets), d.Refuse(ctx))
 }
 
 // operate does one operation of the run, on a machine or through it on the API. It
