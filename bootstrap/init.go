@@ -97,7 +97,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
 	}
-	leaving := in.Leaving.Departure.begin()
+	leaving := in.Leaving.begin()
 	membership := memberSteps(members, c.started)
 	objects, err := clusterObjects(c)
 	if err != nil {
