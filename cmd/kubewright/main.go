@@ -168,6 +168,18 @@ func interruptible(ctx context.Context, notice func(string)) (context.Context, <
 	return ctx, stop, func() { signal.Stop(signals); cancel() }
 }
 
+// untilSignal runs f in a context that ends with the first Ctrl-C or SIGTERM, so that it
+// cleans up.
+func untilSignal(ctx context.Context, f func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := f(ctx)
+	if isAborted(ctx, err) {
+		return fault.New(fault.Interrupted, "run the same command again", "interrupted: %w", err)
+	}
+	return err
+}
+
 func isTerminalIn(r io.Reader) bool {
 	f, ok := r.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
