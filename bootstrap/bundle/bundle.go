@@ -11,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -419,6 +420,50 @@ func (b *Bundle) Unbundler() ([]byte, error) { return b.program("unbundle", b.un
 
 // Probe returns the program that preflight sends to hosts.
 func (b *Bundle) Probe() ([]byte, error) { return b.program("probe", b.probe) }
+
+// Extract writes one file of the version directory to w, for a use other than on a
+// host: "bin/kube". What was written is the file only if the error is nil.
+func (b *Bundle) Extract(name string, w io.Writer) error {
+	for _, l := range b.layers {
+		if !slices.Contains(l.Paths, name) {
+			continue
+		}
+		compressed, err := l.Open()
+		if err != nil {
+			return err
+		}
+		decoder, err := zstd.NewReader(compressed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(unpack.MaxWindow))
+		if err != nil {
+			return fmt.Errorf("decompress layer %s: %w", l.Name, err)
+		}
+		defer decoder.Close()
+		archive := tar.NewReader(decoder)
+		found := false
+		for {
+			header, err := archive.Next()
+			if errors.Is(err, io.EOF) { // the layer was read to its end: its digest is proven
+				break
+			}
+			if err != nil {
+				return b.refuse(fmt.Errorf("read layer %s: %w", l.Name, err))
+			}
+			if header.Name != name || header.Typeflag != tar.TypeReg {
+				continue
+			}
+			found = true
+			if _, err := io.Copy(w, archive); err != nil {
+				return fmt.Errorf("extract %s: %w", name, err)
+			}
+		}
+		if _, err := io.Copy(io.Discard, decoder); err != nil {
+			return b.refuse(fmt.Errorf("read layer %s: %w", l.Name, err))
+		}
+		if found {
+			return nil
+		}
+	}
+	return b.refuse(fmt.Errorf("it holds no file %s", name))
+}
 
 func (b *Bundle) program(name string, d v1.Descriptor) ([]byte, error) {
 	compressed, err := b.open(d)

@@ -187,6 +187,22 @@ func TestRoundTrip(t *testing.T) {
 }
 
 // listing reads a directory the way a manifest describes it.
+func TestExtract(t *testing.T) {
+	programs := fakePrograms(t)
+	b := mustOpen(t, assembleFake(t, fakeContents(programs)))
+	want, err := os.ReadFile(filepath.Join(programs, "kube"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	if err := b.Extract("bin/kube", &got); err != nil || !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("%d bytes, %v", got.Len(), err)
+	}
+	for _, name := range []string{"bin/absent", "bin/etcd"} { // the second is a link
+		wantRefused(t, b.Extract(name, io.Discard))
+	}
+}
+
 func listing(t *testing.T, dir string) []unpack.File {
 	t.Helper()
 	var out []unpack.File

@@ -29,7 +29,10 @@ var meanings = map[Code]string{
 	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
 	Unhealthy:       "doctor found errors in the cluster, `etcd health` a member that is not healthy, or a cluster is not well before a drill",
 	Quorum:          "etcd would lose its quorum, or has lost it; the message has the arithmetic",
+	DrainBlocked:    "pods of a node that is to leave cannot go: the message names the disruption budgets that keep them, or the pods that nothing would make anew",
 	WritesLost:      "a drill found that writes which the API had acknowledged are gone, or were not seen by a later read",
+	BackupRefused:   "a backup file is cut short, altered, locked for the keys that were given, or no backup",
+	BackupDiffers:   "a cluster made from a backup is not what the backup's manifest says; the table has the differences",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 

@@ -6,6 +6,8 @@ const (
 	defaultName      = "kubewright"
 	defaultPort      = 6443
 	defaultDNSDomain = "cluster.local"
+	defaultKeep      = 7
+	defaultBackups   = "/var/backups/kubewright"
 )
 
 // Default fills in what was left out. It is idempotent.
@@ -18,6 +20,10 @@ func (c *Cluster) Default() {
 	orDefault(&c.Network.ServiceCIDR, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 96}), 16))
 	orDefault(&c.Network.DNSDomain, defaultDNSDomain)
 	orDefault(&c.APIServer.Port, defaultPort)
+	if c.Backup.Schedule != "" {
+		orDefault(&c.Backup.Keep, defaultKeep)
+		orDefault(&c.Backup.Dir, defaultBackups)
+	}
 	for i := range c.Hosts {
 		role := WorkerRole
 		if i == 0 {

@@ -142,6 +142,8 @@ func TestLoadFull(t *testing.T) {
 		Etcd:              args("quota-backend-bytes", "8589934592"),
 		Kubelet:           spec.Kubelet{Component: args("max-pods", "200"), ReadOnlyPort: 10255},
 		KubeProxy:         args("v", "0"),
+		Backup: spec.Backup{Schedule: "*-*-* 02:30:00", Keep: 14, Dir: "/srv/backups",
+			Recipients: []string{"age15qfz6f40h2xdza5tcmzrwmm9v0qxy97v3dl3akum7yqu3v365vtsk3hdga"}},
 	}
 	if diff := cmp.Diff(want, got, sameAddresses); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

@@ -47,6 +47,8 @@ type Cluster struct {
 	// TestCluster marks a cluster that nobody depends on: `kubewright drill` breaks
 	// things in it without asking.
 	TestCluster bool `yaml:"testCluster"`
+	// Backup has the control-plane hosts back the cluster up by themselves.
+	Backup Backup `yaml:"backup"`
 }
 
 // Role of a host in the cluster.
@@ -143,4 +145,18 @@ type Kubelet struct {
 	// ReadOnlyPort serves the kubelet's read-only API without authentication, to
 	// the host itself only; 10255 by custom. Default: 0, off.
 	ReadOnlyPort int `yaml:"readOnlyPort"`
+}
+
+// Backup has the control-plane hosts back the cluster up by themselves. Of several, the
+// one with etcd's leader does it.
+type Backup struct {
+	// Schedule is when, as systemd's OnCalendar has it: daily, or *-*-* 02:30:00. Default: never.
+	Schedule string `yaml:"schedule"`
+	// Keep is how many backups a host keeps, the newest ones. Default: 7.
+	Keep int `yaml:"keep"`
+	// Recipients are the public keys, age1..., whose private halves open the backups:
+	// `kubewright backup keygen` makes a pair. The hosts need no private one.
+	Recipients []string `yaml:"recipients"`
+	// Dir is the hosts' folder for them. A reset leaves it there. Default: /var/backups/kubewright.
+	Dir string `yaml:"dir"`
 }

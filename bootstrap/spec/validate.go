@@ -5,9 +5,12 @@ import (
 	"maps"
 	"math/bits"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"unicode"
+
+	"filippo.io/age"
 )
 
 const (
@@ -52,6 +55,7 @@ func (c *Cluster) faults() []Fault {
 	v.extraArgs("etcd", c.Etcd.ExtraArgs)
 	v.extraArgs("kubelet", c.Kubelet.ExtraArgs)
 	v.extraArgs("kubeProxy", c.KubeProxy.ExtraArgs)
+	v.backup(c.Backup)
 	return v.faults
 }
 
@@ -400,4 +404,35 @@ func keyPath(key string) string {
 		return "." + key
 	}
 	return fmt.Sprintf("[%q]", key)
+}
+
+// backup judges the schedule by its form only: systemd on the hosts judges the rest.
+func (v *validator) backup(b Backup) {
+	if b.Schedule == "" {
+		if b.Keep != 0 || len(b.Recipients) > 0 || b.Dir != "" {
+			v.add("backup.schedule", "is missing: say when, as in daily")
+		}
+		return
+	}
+	if strings.ContainsFunc(b.Schedule, unicode.IsControl) {
+		v.add("backup.schedule", "%q has line breaks or other control characters", b.Schedule)
+	}
+	if b.Keep < 1 {
+		v.add("backup.keep", "%d is too few: at least one backup is kept", b.Keep)
+	}
+	if clean := path.Clean(b.Dir); !path.IsAbs(b.Dir) || clean != b.Dir || clean == "/" || strings.ContainsFunc(b.Dir, unicode.IsControl) {
+		v.add("backup.dir", "%q is no absolute path of a folder", b.Dir)
+	}
+	if len(b.Recipients) == 0 {
+		v.add("backup.recipients", "are missing: a backup holds all keys of the cluster, say who may open it")
+	}
+	keys := unique[string]{}
+	for i, key := range b.Recipients {
+		at := fmt.Sprintf("backup.recipients[%d]", i)
+		if found, err := age.ParseRecipients(strings.NewReader(key)); err != nil || len(found) != 1 {
+			v.add(at, "%q is no public key of age: it begins with age1", key)
+		} else if first, again := keys.seen(key, at); again {
+			v.add(at, "it is the same as %s", first)
+		}
+	}
 }

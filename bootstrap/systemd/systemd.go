@@ -43,6 +43,8 @@ type Service struct {
 	Inputs []string
 	// Brings are the objects that it makes by itself while it runs.
 	Brings []plan.Object
+	// OnDemand services are started by other units only, and end by themselves.
+	OnDemand bool
 }
 
 // Changes are those of a service that is not there yet.
@@ -81,16 +83,24 @@ func (s Service) File() []byte {
 	}
 	add("Service", "ExecStart", commandLine(s.Exec))
 	add("Service", "ExecStop", commandLine(s.ExecStop))
-	if s.Type == "oneshot" {
+	switch {
+	case s.OnDemand:
+	case s.Type == "oneshot":
 		add("Service", "RemainAfterExit", "yes")
-	} else {
+	default:
 		add("Service", "Restart", "always")
 		add("Service", "RestartSec", "1s")
 	}
 	for _, k := range slices.Sorted(maps.Keys(s.Options)) {
 		add("Service", k, s.Options[k])
 	}
-	add("Install", "WantedBy", "multi-user.target")
+	if !s.OnDemand {
+		add("Install", "WantedBy", "multi-user.target")
+	}
+	return serialize(opts)
+}
+
+func serialize(opts []*unit.UnitOption) []byte {
 	content, err := io.ReadAll(unit.Serialize(opts))
 	if err != nil {
 		panic(err) // reads from memory

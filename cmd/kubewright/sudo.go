@@ -20,23 +20,27 @@ func (a *app) readSudoPassword() (*sshhost.SudoPassword, error) {
 	if !a.askSudo {
 		return nil, nil //nolint:nilnil // no password is what sudo is used with then
 	}
-	read := a.readLine
-	if f, ok := a.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		read = func() ([]byte, error) { return a.readHidden(int(f.Fd())) }
-	}
-	line, err := read()
+	line, err := a.readSecret("password for sudo on the hosts")
 	if err != nil {
 		return nil, err
 	}
 	return sshhost.NewSudoPassword(line)
 }
 
+// readSecret asks for what on the terminal; if standard input is none, its next line is taken.
+func (a *app) readSecret(what string) ([]byte, error) {
+	if f, ok := a.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return a.readHidden(int(f.Fd()), what)
+	}
+	return a.readLine(what)
+}
+
 // readHidden asks on the terminal and reads a line without showing it. A signal
 // ends the program with the terminal as it was.
-func (a *app) readHidden(terminal int) ([]byte, error) {
+func (a *app) readHidden(terminal int, what string) ([]byte, error) {
 	before, err := term.GetState(terminal)
 	if err != nil {
-		return nil, fmt.Errorf("ask for the password for sudo: %w", err)
+		return nil, fmt.Errorf("ask for the %s: %w", what, err)
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -46,7 +50,7 @@ func (a *app) readHidden(terminal int) ([]byte, error) {
 		err  error
 	}
 	read := make(chan result, 1)
-	fmt.Fprint(a.stderr, "password for sudo on the hosts: ")
+	fmt.Fprint(a.stderr, what+": ")
 	go func() {
 		line, err := term.ReadPassword(terminal)
 		read <- result{line, err}
@@ -55,18 +59,18 @@ func (a *app) readHidden(terminal int) ([]byte, error) {
 	select {
 	case r := <-read:
 		if r.err != nil && !errors.Is(r.err, io.EOF) {
-			return nil, fmt.Errorf("ask for the password for sudo: %w", r.err)
+			return nil, fmt.Errorf("ask for the %s: %w", what, r.err)
 		}
 		return r.line, nil
 	case <-signals:
 		return nil, errors.Join(
-			fault.New(fault.Interrupted, "", "interrupted at the question for the password for sudo"),
+			fault.New(fault.Interrupted, "", "interrupted at the question for the %s", what),
 			term.Restore(terminal, before))
 	}
 }
 
-// readLine reads a line byte by byte: what follows it is not the password's.
-func (a *app) readLine() ([]byte, error) {
+// readLine reads a line byte by byte: what follows it is not the secret's.
+func (a *app) readLine(what string) ([]byte, error) {
 	var line []byte
 	for b := make([]byte, 1); ; {
 		n, err := a.stdin.Read(b)
@@ -78,7 +82,7 @@ func (a *app) readLine() ([]byte, error) {
 			return bytes.TrimSuffix(line, []byte("\r")), nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the password for sudo from standard input: %w", err)
+			return nil, fmt.Errorf("read the %s from standard input: %w", what, err)
 		}
 	}
 }

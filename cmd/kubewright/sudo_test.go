@@ -17,14 +17,14 @@ import (
 func TestSudoPasswordFromInput(t *testing.T) {
 	in := strings.NewReader("sesame\r\napiVersion: x\n")
 	a := &app{stdin: in, askSudo: true}
-	if line, err := a.readLine(); err != nil || string(line) != "sesame" {
+	if line, err := a.readLine("password"); err != nil || string(line) != "sesame" {
 		t.Errorf("%q, %v", line, err)
 	}
 	if rest, err := io.ReadAll(in); err != nil || string(rest) != "apiVersion: x\n" {
 		t.Errorf("it left %q, %v", rest, err)
 	}
 	a = &app{stdin: strings.NewReader("no newline"), askSudo: true}
-	if line, err := a.readLine(); err != nil || string(line) != "no newline" {
+	if line, err := a.readLine("password"); err != nil || string(line) != "no newline" {
 		t.Errorf("%q, %v", line, err)
 	}
 	a = &app{stdin: strings.NewReader(""), askSudo: true}
@@ -64,7 +64,7 @@ func TestSudoPasswordFromTerminal(t *testing.T) {
 			}
 		}
 	}()
-	line, err := a.readHidden(int(terminal.Fd()))
+	line, err := a.readHidden(int(terminal.Fd()), "password for sudo")
 	if err != nil || string(line) != "sesame" {
 		t.Errorf("%q, %v", line, err)
 	}

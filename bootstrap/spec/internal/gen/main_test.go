@@ -37,12 +37,14 @@ func TestDefaultsAreTrue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := spec.Cluster{Hosts: []spec.Host{{}}}
+	c := spec.Cluster{Hosts: []spec.Host{{}}, Backup: spec.Backup{Schedule: "daily"}} // else there is none
 	c.Default()
+	c.Backup.Schedule = ""
 	values := map[string]reflect.Value{
 		"Cluster": reflect.ValueOf(c), "Host": reflect.ValueOf(c.Hosts[0]), "Network": reflect.ValueOf(c.Network),
 		"ControlPlane": reflect.ValueOf(c.ControlPlane), "APIServer": reflect.ValueOf(c.APIServer),
 		"Component": reflect.ValueOf(c.Etcd), "Kubelet": reflect.ValueOf(c.Kubelet),
+		"Endpoint": reflect.ValueOf(c.ControlPlaneEndpoint), "Backup": reflect.ValueOf(c.Backup),
 	}
 	for _, table := range tables {
 		value, ok := values[table.name]

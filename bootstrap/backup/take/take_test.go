@@ -1,0 +1,86 @@
+package take
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"io"
+	"strings"
+	"testing"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
+	"github.com/kubewright/kubewright/bootstrap/systemd"
+)
+
+func TestEncryptionConfig(t *testing.T) {
+	for name, c := range map[string]struct {
+		flags []string
+		want  string
+	}{
+		"none":        {[]string{"--etcd-servers=x"}, ""},
+		"one":         {[]string{"--a=b", "--encryption-provider-config=/etc/kubernetes/enc.yaml", "--z=y"}, "/etc/kubernetes/enc.yaml"},
+		"two words":   {[]string{"--encryption-provider-config", "/etc/enc.yaml"}, "/etc/enc.yaml"},
+		"another one": {[]string{"--encryption-provider-config-automatic-reload=true"}, ""},
+	} {
+		s := hosttest.NewSim(t, "cp1")
+		service := systemd.Service{Name: "kube-apiserver.service", Type: "notify", Exec: append([]string{"/opt/kube-apiserver"}, c.flags...)}
+		s.Put(apiServerFile, string(service.File()), 0o644)
+		tk := &taker{host: s}
+		if got, err := tk.encryptionConfig(t.Context()); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+}
+
+func TestFilesBelow(t *testing.T) {
+	s := hosttest.NewSim(t, "cp1")
+	for _, p := range []string{"/ca.crt", "/etcd/ca.key", "/etcd/deep/er"} {
+		s.Put(pkiDir+p, "x", 0o600)
+	}
+	s.PutLink("ca.crt", pkiDir+"/link")
+	tk := &taker{host: s}
+	got, err := tk.below(t.Context(), pkiDir)
+	if err != nil || strings.Join(got, " ") != pkiDir+"/ca.crt "+pkiDir+"/etcd/ca.key "+pkiDir+"/etcd/deep/er" {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// sent is an etcd that sends blobs.
+type sent struct {
+	grpc.ClientStream
+	blobs [][]byte
+}
+
+func (s *sent) Recv() (*etcdserverpb.SnapshotResponse, error) {
+	if len(s.blobs) == 0 {
+		return nil, io.EOF
+	}
+	blob := s.blobs[0]
+	s.blobs = s.blobs[1:]
+	return &etcdserverpb.SnapshotResponse{Blob: blob}, nil
+}
+
+func TestSnapshotIsProven(t *testing.T) {
+	data := bytes.Repeat([]byte("page"), 1000)
+	sum := sha256.Sum256(data)
+	for name, c := range map[string]struct {
+		blobs [][]byte
+		good  bool
+	}{
+		"whole":              {[][]byte{data[:10], data[10:3000], data[3000:], sum[:]}, true},
+		"digest in pieces":   {[][]byte{data, sum[:5], sum[5:]}, true},
+		"a piece is lost":    {[][]byte{data[:10], data[3000:], sum[:]}, false},
+		"another digest":     {[][]byte{data, data[:sha256.Size]}, false},
+		"without its end":    {[][]byte{data}, false},
+		"less than a digest": {[][]byte{data[:3]}, false},
+	} {
+		s := &snapshot{stream: &sent{blobs: c.blobs}, proof: etcd.NewProof()}
+		got, err := io.ReadAll(s)
+		if (err == nil) != c.good || c.good && !bytes.Equal(got, append(bytes.Clone(data), sum[:]...)) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+	}
+}

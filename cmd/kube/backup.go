@@ -1,0 +1,5 @@
+package main
+
+import "github.com/kubewright/kubewright/cmd/kube/backup"
+
+func backupMain() { backup.Main() }

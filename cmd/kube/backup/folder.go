@@ -1,0 +1,139 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"filippo.io/age"
+	"golang.org/x/sys/unix"
+
+	"github.com/kubewright/kubewright/bootstrap/backup"
+)
+
+const (
+	// extension ends the name of a backup, and partial begins that of one that is not
+	// finished, or was not.
+	extension = ".kwbackup"
+	partial   = ".partial-"
+	// stamp is how a backup's name has its time: sorted by name, they are sorted by time.
+	stamp = "20060102T150405Z"
+)
+
+// folder is where backups are kept. Only one process works in it.
+type folder struct {
+	path string
+	lock *os.File
+}
+
+// openFolder makes the folder, for root alone, and removes what a run that was killed left.
+func openFolder(path string) (*folder, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &folder{path, dir}
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.close()
+		return nil, fmt.Errorf("%s: another backup is under way: %w", path, err)
+	}
+	left, err := f.named(func(name string) bool { return strings.HasPrefix(name, partial) })
+	for _, name := range left {
+		err = errors.Join(err, os.Remove(filepath.Join(path, name)))
+	}
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *folder) close() { f.lock.Close() } //nolint:errcheck // only locked
+
+// named are the names of the files that are meant, sorted.
+func (f *folder) named(meant func(string) bool) ([]string, error) {
+	entries, err := os.ReadDir(f.path)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && meant(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// stored is a backup in the folder.
+type stored struct {
+	path string
+	size int64
+}
+
+// store writes a backup, reads it back from the disk and proves every byte of it. Only
+// then it gets its name.
+func (f *folder) store(c backup.Contents, to []age.Recipient) (_ stored, err error) {
+	key, eye, err := witness(to)
+	if err != nil {
+		return stored{}, err
+	}
+	file, err := os.CreateTemp(f.path, partial) // 0600
+	if err != nil {
+		return stored{}, err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(file.Name()) //nolint:errcheck // the next run removes it
+		}
+	}()
+	defer file.Close() //nolint:errcheck // it was synced, and is only read after that
+	if err := errors.Join(backup.Write(file, c, append(slices.Clone(to), key)...), file.Sync()); err != nil {
+		return stored{}, fmt.Errorf("write the backup: %w", err)
+	}
+	size, err := file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return stored{}, err
+	}
+	// What the kernel still has in memory would prove nothing about the disk.
+	if err := unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return stored{}, fmt.Errorf("read the backup back: %w", err)
+	}
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return stored{}, err
+	}
+	if _, err := backup.Read(file, io.Discard, eye); err != nil {
+		return stored{}, fmt.Errorf("read the backup back: %w", err)
+	}
+	name := filepath.Join(f.path, c.Manifest.Cluster+"-"+c.Manifest.Made.UTC().Format(stamp)+extension)
+	if err := os.Rename(file.Name(), name); err != nil {
+		return stored{}, err
+	}
+	return stored{name, size}, f.lock.Sync()
+}
+
+// prune removes all backups of a cluster but the newest. The newest one is always good:
+// it has a name because it was proven.
+func (f *folder) prune(cluster string, keep int) (removed int, err error) {
+	all, err := f.named(func(name string) bool {
+		rest, ours := strings.CutPrefix(name, cluster+"-")
+		return ours && len(rest) == len(stamp)+len(extension) && strings.HasSuffix(rest, extension)
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range all[:max(0, len(all)-keep)] {
+		if err := os.Remove(filepath.Join(f.path, name)); err != nil {
+			return removed, err
+		}
+		removed++
+	}
+	return removed, nil
+}

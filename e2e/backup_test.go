@@ -1,0 +1,272 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kubewright/kubewright/lab"
+)
+
+// verification is what `backup verify -o json` prints.
+type verification struct {
+	Manifest struct {
+		Data struct {
+			Revision int64
+			Exact    bool
+		}
+		Kinds []struct{ Resource, Group string }
+	}
+	Equal, HashEqual bool
+	Keys             int64
+	Kinds            []struct {
+		Name             string
+		Backup, Restored int
+	}
+}
+
+// objects of a kind in the backup.
+func (v verification) objects(kind string) int {
+	for _, k := range v.Kinds {
+		if k.Name == kind {
+			return k.Backup
+		}
+	}
+	return 0
+}
+
+// encryption is an EncryptionConfiguration: without the file no Secret can be read.
+const encryption = `apiVersion: apiserver.config.k8s.io/v1
+kind: EncryptionConfiguration
+resources:
+- resources: [secrets]
+  providers:
+  - aescbc: {keys: [{name: one, secret: a3ViZXdyaWdodCBlMmUga2V5IG9mIDMyIGJ5dGVzISE=}]}
+  - identity: {}
+`
+
+// widgets is a kind of the user's own with an object.
+const widgets = `{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",
+"metadata":{"name":"widgets.example.com"},"spec":{"group":"example.com","scope":"Namespaced",
+"names":{"plural":"widgets","singular":"widget","kind":"Widget"},"versions":[
+{"name":"v1","served":true,"storage":false,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}},
+{"name":"v1beta1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}}]}`
+
+const widget = `{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"one"},"size":3}`
+
+// backupSpec is the cluster file of the tests here, with hosts control-plane ones and workers.
+func (e *env) backupSpec(t testing.TB, controlPlanes, workers []string, rest string) string {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("apiVersion: kubewright.dev/v1alpha1\nkind: Cluster\nname: kept\nhosts:\n")
+	for _, h := range controlPlanes {
+		fmt.Fprintf(&b, "- {name: %s, role: control-plane}\n", h)
+	}
+	for _, h := range workers {
+		fmt.Fprintf(&b, "- {name: %s, role: worker}\n", h)
+	}
+	b.WriteString("apiServer:\n  extraArgs: {encryption-provider-config: /etc/kubernetes/encryption.yaml}\n" + rest)
+	file := filepath.Join(e.dir, "backup.yaml")
+	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// keygen makes a key for backups.
+func (e *env) keygen(t testing.TB) (identity, recipient string) {
+	t.Helper()
+	identity = filepath.Join(e.dir, "backup.key")
+	return identity, strings.TrimSpace(e.must(t, "backup", "keygen", identity).stdout)
+}
+
+// verified verifies a backup, and fails the test unless it is good.
+func (e *env) verified(t testing.TB, file, identity string) verification {
+	t.Helper()
+	var v verification
+	if err := json.Unmarshal([]byte(e.must(t, "backup", "verify", file, "--identity", identity, "-o", "json").stdout), &v); err != nil {
+		t.Fatal(err)
+	}
+	if !v.Equal || !v.HashEqual || v.Keys == 0 {
+		t.Fatalf("%+v", v)
+	}
+	return v
+}
+
+// noPlain fails the test if a trial left anything in memory.
+func noPlain(t testing.TB) {
+	t.Helper()
+	left, err := filepath.Glob("/dev/shm/kubewright-trial-*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// TestBackup takes backups of a cluster with encrypted Secrets and a kind of its own, while it
+// is written to, and proves them; damaged ones are refused.
+func TestBackup(t *testing.T) {
+	e := newEnv(t, lab.Options{Name: "backup", Hosts: 1})
+	cp := e.host(1)
+	e.write(t, cp, "/etc/kubernetes/encryption.yaml", encryption)
+	identity, recipient := e.keygen(t)
+	e.must(t, "init", "-f", e.backupSpec(t, []string{cp}, nil, "backup: {schedule: yearly, keep: 2, recipients: ["+recipient+"]}\n"))
+	e.apply(t, widgets)
+	eventually(t, time.Minute, "the kind is served", func() string { return e.tryApply(t, widget) })
+	e.kubectl(t, "create", "secret", "generic", "hidden", "--from-literal=word=sesame-in-the-clear")
+	file := filepath.Join(e.dir, "kept.kwbackup")
+
+	t.Run("taken while the cluster is written to, and proven", func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		written := make(chan int)
+		go func() {
+			n := 0
+			for ; ctx.Err() == nil; n++ {
+				e.try(t, "create", "configmap", fmt.Sprintf("busy-%d", n))
+			}
+			written <- n
+		}()
+		e.must(t, "backup", "-o", file, "--recipient", recipient)
+		stop()
+		if n := <-written; n == 0 {
+			t.Error("nothing was written meanwhile")
+		}
+		v := e.verified(t, file, identity)
+		if v.objects("widgets.example.com") != 1 || v.objects("secrets") == 0 || v.objects("events") == 0 || v.objects("events.events.k8s.io") != 0 {
+			t.Errorf("%+v", v.Kinds)
+		}
+		noPlain(t)
+	})
+	t.Run("quiet, it is of one revision", func(t *testing.T) {
+		e.must(t, "backup", cp, "-o", file, "--force", "--recipient", recipient)
+		if v := e.verified(t, file, identity); !v.Manifest.Data.Exact {
+			t.Errorf("%+v", v.Manifest)
+		}
+	})
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("secret, and not overwritten", func(t *testing.T) {
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		for _, plain := range []string{"sesame", "PRIVATE KEY", "registry"} {
+			if bytes.Contains(content, []byte(plain)) {
+				t.Errorf("the file shows %q", plain)
+			}
+		}
+		refused{2, []string{"file already exists", "--force"}}.check(t, e.kubewright(t, "backup", "-o", file, "--recipient", recipient))
+	})
+	t.Run("elsewhere, without root, without the cluster", func(t *testing.T) {
+		dir, err := os.MkdirTemp("", "kubewright-elsewhere-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		key, err := os.ReadFile(identity)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, content := range map[string][]byte{"b": content, "key": key} {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range []string{program(t), "../dist"} { // where a user finds them
+			if err := exec.Command("cp", "-r", f, dir).Run(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := run(t.Context(), t, "", nil, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "-i", "-C", dir, "HOME="+dir,
+			"./kubewright", "backup", "verify", "b", "--identity", "key")
+		if r.exit != 0 || !strings.Contains(r.stdout, "can be restored") {
+			t.Errorf("exit %d\n%s", r.exit, r.output())
+		}
+		noPlain(t)
+	})
+	t.Run("damaged, or another's", func(t *testing.T) {
+		bad := filepath.Join(e.dir, "bad")
+		flipped := bytes.Clone(content)
+		flipped[len(flipped)/2] ^= 1
+		for _, content := range [][]byte{flipped, content[:len(content)-1]} {
+			if err := os.WriteFile(bad, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			refused{26, []string{"it is cut short or altered", "copy it again"}}.check(t, e.kubewright(t, "backup", "verify", bad, "--identity", identity))
+		}
+		other := filepath.Join(e.dir, "other.key")
+		e.must(t, "backup", "keygen", other)
+		refused{26, []string{"none of the given keys opens it", "--identity"}}.check(t, e.kubewright(t, "backup", "verify", file, "--identity", other))
+		noPlain(t)
+	})
+	t.Run("on the host, by its timer", func(t *testing.T) {
+		var files []string
+		for range 3 {
+			e.on(t, cp, "systemctl", "start", "kubewright-backup.service")
+			files = strings.Fields(e.on(t, cp, "ls", "/var/backups/kubewright"))
+		}
+		if len(files) != 2 {
+			t.Errorf("%v are kept", files)
+		}
+		if log := e.on(t, cp, "journalctl", "-u", "kubewright-backup.service", "-o", "cat"); !strings.Contains(log, "read back and proven: cluster kept") {
+			t.Errorf("%s", log)
+		}
+		if got := e.on(t, cp, "systemctl", "is-enabled", "kubewright-backup.timer"); got != "enabled" {
+			t.Errorf("the timer is %s", got)
+		}
+		newest := filepath.Join(e.dir, "newest")
+		if err := os.WriteFile(newest, []byte(e.raw(t, cp, "cat", "/var/backups/kubewright/"+slices.Max(files))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e.verified(t, newest, identity)
+	})
+	t.Run("the timer goes with the wish, the backups stay", func(t *testing.T) {
+		e.must(t, "apply", "-f", e.backupSpec(t, []string{cp}, nil, ""))
+		if s := e.exitOn(t, cp, "systemctl", "cat", "kubewright-backup.timer"); s == 0 {
+			t.Error("it is there")
+		}
+		if got := e.on(t, cp, "ls", "/var/backups/kubewright"); got == "" {
+			t.Error("the backups are gone")
+		}
+	})
+}
+
+// apply has objects applied, as kubectl reads them from standard input.
+func (e *env) apply(t testing.TB, objects string) {
+	t.Helper()
+	if trouble := e.tryApply(t, objects); trouble != "" {
+		t.Fatal(trouble)
+	}
+}
+
+// tryApply returns what kubectl said if it failed.
+func (e *env) tryApply(t testing.TB, objects string) string {
+	t.Helper()
+	r := run(t.Context(), t, objects, []string{"KUBECONFIG=" + e.kubeconfig}, program(t), "kubectl", "apply", "-f", "-")
+	if r.exit == 0 {
+		return ""
+	}
+	return r.output()
+}
+
+// raw is what a command on a host writes, with its last byte.
+func (e *env) raw(t testing.TB, host string, argv ...string) string {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	status, err := e.lab.Exec(t.Context(), host, argv, nil, &stdout, &stderr)
+	if err != nil || status != 0 {
+		t.Fatalf("%s: %s: %d, %v\n%s", host, strings.Join(argv, " "), status, err, stderr.String())
+	}
+	return stdout.String()
+}
