@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,6 +40,13 @@ func TestHostDies(t *testing.T) {
 			e.drilled(t, "power-cut", e.host(n), "--duration=10s",
 				"--power-off", strings.Join([]string{program(t), "lab", "kill", e.lab.Name(), "{host}"}, " "),
 				"--power-on", strings.Join([]string{program(t), "lab", "start", e.lab.Name(), "{host}"}, " "))
+		}
+	})
+	t.Run("a host that resets itself", func(t *testing.T) {
+		on := e.powerOnAfterReset(t, e.host(2))
+		e.drilled(t, "power-cut", e.host(2))
+		if err := <-on; err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("etcd's leader killed", func(t *testing.T) { e.drilled(t, "kill-leader") })
@@ -81,6 +89,30 @@ func TestDiskFills(t *testing.T) {
 		t.Errorf("filling a disk that others share: exit %d\n%s", r.exit, r.output())
 	}
 	e.drilled(t, "fill-disk", e.host(3), "--duration=20s")
+}
+
+// powerOnAfterReset turns a host on once it is off: where a machine resets, a lab host's
+// namespace ends.
+func (e *env) powerOnAfterReset(t *testing.T, host string) <-chan error {
+	on := make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(poll)
+		defer tick.Stop()
+		for {
+			off := slices.ContainsFunc(e.lab.Hosts(), func(h lab.Host) bool { return h.Name == host && !h.Running })
+			if off {
+				on <- e.lab.Start(t.Context(), host)
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				on <- t.Context().Err()
+				return
+			}
+		}
+	}()
+	return on
 }
 
 // drillSpec writes the file of a test cluster with so many control-plane hosts first. A worker
