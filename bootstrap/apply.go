@@ -158,5 +158,9 @@ func (l *Live) Changeable(wish *spec.Cluster) error {
 				"%s: it is %s in the cluster, and cannot become %s: pods and nodes rely on it", s.field, s.has, s.wished))
 		}
 	}
+	if has := l.Spec.ControlPlaneEndpoint.VirtualIP; has.IsValid() && !wish.ControlPlaneEndpoint.VirtualIP.IsValid() {
+		faults = append(faults, fault.New(fault.SpecInvalid, "put it back, or name another one",
+			"controlPlaneEndpoint.virtualIP: it is %s in the cluster, and cannot be taken away: kubeconfigs lead to it", has))
+	}
 	return errors.Join(faults...)
 }

@@ -163,13 +163,8 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
-		// Started earlier they would only take the processor from the API server,
-		// be refused as leaders, and try again two seconds later.
-		hostStep{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
-			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
 	)
-	steps = append(steps, c.backupStep())
-	return c.lane(n, steps)
+	return c.lane(n, append(steps, c.controllerSteps(n)...))
 }
 
 // certificates are those of a control-plane node.

@@ -32,6 +32,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
+	"github.com/kubewright/kubewright/bootstrap/vip"
 	"github.com/kubewright/kubewright/pki"
 	"github.com/kubewright/kubewright/templates"
 )
@@ -398,6 +399,22 @@ func (c *shared) apilbSteps(own netip.AddrPort) []hostStep {
 		step("apilb/start", "the node's own way to all API servers", systemd.Run{Services: []systemd.Service{
 			apilb.Service(apilb.Inputs{CAFile: certs.Dir + "/ca.crt", Kubeconfig: kubelet.Kubeconfig, Own: own})}}),
 	}
+}
+
+// controllerSteps end the lane of a control-plane node: what needs its API server.
+func (c *shared) controllerSteps(n Node) []hostStep {
+	steps := []hostStep{
+		// Started earlier they would only take the processor from the API server,
+		// be refused as leaders, and try again two seconds later.
+		{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
+			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
+	}
+	if ip := c.ControlPlaneEndpoint.VirtualIP; ip.IsValid() {
+		steps = append(steps, step("vip/start", "the virtual IP, for one control-plane host at a time", systemd.Run{Services: []systemd.Service{
+			vip.Service(vip.Inputs{Address: ip, Interface: n.Interface, NodeName: n.Name, Own: c.ownServer(n),
+				APIServer: controlplane.APIServerUnit, Kubeconfig: controlplane.SchedulerKubeconfig})}}))
+	}
+	return append(steps, c.backupStep())
 }
 
 // memberFiles are a worker's share of the credentials: the authority, or the

@@ -55,13 +55,8 @@ func memberLane(c *shared, m member) plan.Lane {
 			Do: systemd.Run{Services: []systemd.Service{controlplane.APIServer(c.controlPlane(n))}}},
 	)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
-	steps = append(steps,
-		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
-		hostStep{Name: "controllers/start", Doc: "controller manager and scheduler", Needs: []plan.Cell{c.apiUp},
-			Do: systemd.Run{Services: controlplane.Controllers(c.controlPlane(n))}},
-		c.backupStep(),
-	)
-	return c.lane(n, steps)
+	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))
+	return c.lane(n, append(steps, c.controllerSteps(n)...))
 }
 
 // memberSteps let members in, one after the other, once etcd is there: a lane, or none.

@@ -17,6 +17,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/install"
+	"github.com/kubewright/kubewright/bootstrap/vip"
 )
 
 // Status is a cluster as it is now.
@@ -196,7 +197,7 @@ func (s *Status) addons(ctx context.Context, kube kubernetes.Interface) error {
 }
 
 func (n *NodeStatus) look(ctx context.Context, h host.Reader) error {
-	units, err := h.Units(ctx, Units()...)
+	units, err := h.Units(ctx, append(Units(), vip.Unit)...) // not every cluster has a virtual IP
 	if err != nil {
 		return err
 	}
@@ -204,7 +205,7 @@ func (n *NodeStatus) look(ctx context.Context, h host.Reader) error {
 		switch {
 		case u.Load != "not-found":
 			n.Components = append(n.Components, ComponentStatus{u.Name, u.Active, u.Started})
-		case n.Role == controlPlaneRole || slices.Contains(agentUnits(), u.Name):
+		case n.Role == controlPlaneRole && u.Name != vip.Unit || slices.Contains(agentUnits(), u.Name):
 			n.Components = append(n.Components, ComponentStatus{Unit: u.Name, Active: "absent"})
 		}
 	}

@@ -163,6 +163,9 @@ func (l *Lab) boot(ctx context.Context, h *hostState) error {
 	if _, err := os.Stat(l.state.Rootfs); err != nil {
 		return fault.New(fault.HostUnsuitable, "kubewright lab destroy "+l.state.Name, "its root file system is gone: %w", err)
 	}
+	if err := raiseLimits(); err != nil {
+		return err
+	}
 	// What is left of a host that lost its power in another way than Kill.
 	if err := l.halt(ctx, h); err != nil {
 		return err
