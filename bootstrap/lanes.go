@@ -73,6 +73,7 @@ type shared struct {
 	id     string
 	run    journal.Run
 	before *spec.Cluster // the wish of the run before, nil: there is none
+	from   *Restore      // the backup that the cluster is made from, nil: none
 	bundle *bundle.Bundle
 	// servers are the API servers of the cluster as it is to be.
 	servers []netip.AddrPort

@@ -35,6 +35,8 @@ const (
 	verbReset = "reset"
 	verbUndo  = "undo"
 	verbApply = "apply"
+
+	verbRestore = "restore"
 )
 
 // work is a request with everything that was found out for it: hosts, bundle and
@@ -48,6 +50,7 @@ type work struct {
 	bundle   *bundle.Bundle     // nil: nothing is installed
 	live     *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
 	reset    bootstrap.Reset    // of reset and undo
+	restore  *bootstrap.Restore // of restore
 	findings finding.Report     // of preflight, nil: it did not look
 	close    func()
 }
@@ -76,7 +79,7 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 			w = nil
 		}
 	}()
-	installs := r.Verb == verbInit || r.Verb == verbJoin || r.Verb == verbApply
+	installs := r.Verb == verbInit || r.Verb == verbJoin || r.Verb == verbApply || r.Verb == verbRestore
 	var access cluster.Access
 	if r.Verb == verbJoin {
 		if w.name, access, err = kubeconfig.Access(a.kubeconfig, ""); err != nil {
@@ -111,6 +114,9 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		err = w.findLive(ctx, connect)
 	case verbJoin:
 		err = w.findCluster(ctx, access, connect)
+	case verbRestore:
+		w.restore = a.restore
+		err = w.findRestored(ctx, a.restore)
 	default:
 		err = a.findJournals(ctx, w)
 	}
@@ -271,14 +277,14 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 		return all
 	}
 	switch w.Verb {
-	case verbInit, verbApply:
+	case verbInit, verbApply, verbRestore:
 		var before *spec.Cluster
 		if w.live != nil {
 			before = w.live.Spec
 		}
 		return bootstrap.PlanInit(bootstrap.Init{
 			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: seen(w.leaving),
-			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig,
+			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig, From: w.restore,
 		})
 	case verbJoin:
 		lanes, err := bootstrap.PlanJoin(bootstrap.Join{
