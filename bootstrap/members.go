@@ -47,6 +47,11 @@ func memberLane(c *shared, m member) plan.Lane {
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		hostStep{Name: "pki/write", Doc: "the cluster's authorities, from another control-plane host, and certificates of its own",
 			Needs: []plan.Cell{c.common}, Do: certificates},
+	)
+	if c.from != nil {
+		steps = append(steps, c.from.keySteps()...)
+	}
+	steps = append(steps,
 		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: []plan.Cell{m.cluster},
 			Do: etcd.Start{Cluster: m.cluster}},
 		hostStep{Name: "etcd/start", Doc: "etcd, without a vote at first", Sets: []plan.Cell{m.started},
@@ -57,8 +62,7 @@ func memberLane(c *shared, m member) plan.Lane {
 	)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))
-	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
-	return c.lane(n, steps)
+	return c.lane(n, append(steps, c.controllerSteps(n)...))
 }
 
 // memberSteps let members in, one after the other, once etcd is there.
