@@ -45,6 +45,7 @@ type (
 	clusterTold = told[cluster.Reader, cluster.Writer]
 	hostStep    = plan.Step[host.Reader, host.Host]
 	clusterStep = plan.Step[cluster.Reader, cluster.Writer]
+	etcdStep    = plan.Step[etcd.Reader, etcd.Writer]
 	localStep   = plan.Step[kubeconfig.Local, kubeconfig.Local]
 )
 

@@ -243,38 +243,50 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 		return lanes, err
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
-	var record cluster.Record
-	var known *spec.Cluster
+	var live *Live
 	err := accessErr
 	if err == nil {
-		if record, err = cluster.ReadRecord(ctx, w.connect(plan.Of("access", access), targets[0].Host.Dial)); err == nil {
-			known, err = spec.Load(strings.NewReader(record.Spec), "record")
+		api := w.connect(plan.Of("access", access), targets[0].Host.Dial)
+		var record cluster.Record
+		if record, err = cluster.ReadRecord(ctx, api); err == nil {
+			live, err = lookAt(ctx, access, api, record)
 		}
 	}
 	if v.name == "join" {
 		if err != nil {
 			return nil, err
 		}
+		known := live.Spec
 		known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool { return h.Role == spec.WorkerRole }), hosts...)
-		return PlanJoin(Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: w.bundle, Run: run, Connect: w.connect})
+		return PlanJoin(Join{Cluster: known, ID: live.Record.ID, Access: access, Servers: live.Servers, Targets: targets, Bundle: w.bundle, Run: run, Connect: w.connect})
 	}
 	if err := ReadJournals(ctx, targets); err != nil {
 		return nil, err
 	}
-	in := Reset{Targets: targets, Connect: w.connect}
+	in := Reset{Targets: targets}
 	if !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil }) {
 		return nil, nil
 	}
 	switch {
 	case err == nil:
-		in.Cluster, in.Access, in.Leave, in.Name = known, access, w.kubeconfig, name
+		d := &Departure{Live: live, Nodes: in.Leavers(), By: "an admin", Timeout: DrainTimeout,
+			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect}
+		if !d.Stays() {
+			in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
+			break
+		}
+		keepers, err := Connect(ctx, []spec.Host{{Name: d.Keepers()[0].Host, Role: spec.ControlPlaneRole}}, w.dial)
+		if err != nil {
+			return nil, err
+		}
+		d.Keeper, in.Departure, w.via = keepers[0], d, w.machines[0]
 	case v.hosts[0] != 1:
 		return nil, err // nothing can be drained
 	case accessErr == nil && in.Destroys(name, access.Server):
-		in.Access, in.Leave, in.Name = access, w.kubeconfig, name
+		in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
 	}
-	lanes, _ := PlanReset(in)
-	return lanes, nil
+	lanes, _, err := PlanReset(in)
+	return lanes, err
 }
 
 // operate does one operation of the run, on a machine or through it on the API. It

@@ -29,6 +29,7 @@ var meanings = map[Code]string{
 	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
 	Unhealthy:       "doctor found errors in the cluster, or `etcd health` a member that is not healthy",
 	Quorum:          "etcd would lose its quorum, or has lost it; the message has the arithmetic",
+	DrainBlocked:    "pods of a node that is to leave cannot go: the message names the disruption budgets that keep them, or the pods that nothing would make anew",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }
 

@@ -33,6 +33,7 @@ const (
 	NotAsBefore     Code = "not-as-before"    // a host that was put back differs from its inventory
 	Unhealthy       Code = "unhealthy"        // doctor found errors
 	Quorum          Code = "quorum"           // etcd would lose its quorum, or has lost it
+	DrainBlocked    Code = "drain-blocked"    // pods of a node that is to leave cannot go
 	Interrupted     Code = "interrupted"      // stopped by a signal
 )
 
@@ -42,7 +43,8 @@ var exits = map[Code]int{
 	HostUnreachable: 5, HostKeyUnknown: 6, HostKeyChanged: 7, AuthRefused: 8, SudoRefused: 9,
 	HostUnsuitable: 10, HostTaken: 11, DiskFull: 12, StepFailed: 13, Timeout: 14,
 	ClusterMissing: 15, HostLocked: 16, PlanStale: 17, NotAsBefore: 18, Unhealthy: 19, Quorum: 20,
-	Interrupted: 130,
+	DrainBlocked: 21,
+	Interrupted:  130,
 }
 
 // Fault is an error with a code and a way out.

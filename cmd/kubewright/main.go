@@ -96,7 +96,7 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	root.AddCommand(
-		a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.resetCommand(a.run)),
+		a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.removeCommand(a.run)), a.reported(a.resetCommand(a.run)),
 		a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)), a.planCommand(),
 		a.prints(a.diffCommand()), a.prints(a.statusCommand()), a.prints(a.doctorCommand()), a.prints(a.explainCommand()),
 		a.prints(a.supportCommand()), a.prints(a.preflightCommand()), a.prints(a.versionCommand()),
