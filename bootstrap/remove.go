@@ -3,6 +3,7 @@ package bootstrap
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ const DrainTimeout = 5 * time.Minute
 type Departure struct {
 	Live  *Live // the cluster, as it was found
 	Nodes []Leaver
-	// Keeper is a control-plane host that stays: API and etcd are reached through it.
+	// Keeper is a control-plane host that stays, with its claim: API and etcd are reached through it.
 	Keeper  Target
 	By      string        // who removes the nodes
 	Timeout time.Duration // of the drain
@@ -104,17 +105,9 @@ func names(nodes []Leaver) []string {
 // access is the admin's, to the API server of the host that stays.
 func (d *Departure) access() cluster.Access {
 	access := d.Live.Access
-	access.Server = d.Keeper.ownServer(access.Server)
+	access.Server = ownURL(access.Server, d.Keeper.Claim.Address)
 	access.Others = nil
 	return access
-}
-
-// ownServer is the URL of a control-plane host's own API server, where another is that of the cluster.
-func (t Target) ownServer(server string) string {
-	if t.Claim == nil {
-		return server
-	}
-	return ownURL(server, t.Claim.Address)
 }
 
 // drainStep comes before all that cannot be taken back.
@@ -263,12 +256,15 @@ func (d *Departure) Keepers() []Member {
 
 // Refuse tells by etcd's arithmetic why the nodes cannot leave, before anything is changed.
 func (d *Departure) Refuse(ctx context.Context) error {
-	if members := d.controlPlanes(); len(members) > 0 {
-		if err := (etcd.Remove{Names: names(members)}).Refuse(ctx, d.Etcd.connect(d.Keeper.Host)); err != nil {
-			return err
-		}
+	members := d.controlPlanes()
+	if len(members) == 0 {
+		return nil
 	}
-	return nil
+	client := d.Etcd.connect(d.Keeper.Host)
+	if c, ok := client.(io.Closer); ok {
+		defer c.Close() //nolint:errcheck // only read through
+	}
+	return etcd.Remove{Names: names(members)}.Refuse(ctx, client)
 }
 
 // Last is the fault of a departure after which no control plane would be left.

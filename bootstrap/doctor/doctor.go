@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
@@ -160,7 +161,7 @@ func (e *examination) host(ctx context.Context, h Host) {
 
 // Units are those of a node of the role, those first on which the others depend.
 func Units(role spec.Role) []string {
-	agents := []string{kubelet.Unit, kubeproxy.Unit}
+	agents := []string{apilb.Unit, kubelet.Unit, kubeproxy.Unit}
 	if role != spec.ControlPlaneRole {
 		return append([]string{containerd.Unit}, agents...)
 	}

@@ -34,6 +34,7 @@ const (
 	Unhealthy       Code = "unhealthy"        // doctor found errors
 	Quorum          Code = "quorum"           // etcd would lose its quorum, or has lost it
 	DrainBlocked    Code = "drain-blocked"    // pods of a node that is to leave cannot go
+	WritesLost      Code = "writes-lost"      // a drill found acknowledged writes gone
 	Interrupted     Code = "interrupted"      // stopped by a signal
 )
 
@@ -43,8 +44,8 @@ var exits = map[Code]int{
 	HostUnreachable: 5, HostKeyUnknown: 6, HostKeyChanged: 7, AuthRefused: 8, SudoRefused: 9,
 	HostUnsuitable: 10, HostTaken: 11, DiskFull: 12, StepFailed: 13, Timeout: 14,
 	ClusterMissing: 15, HostLocked: 16, PlanStale: 17, NotAsBefore: 18, Unhealthy: 19, Quorum: 20,
-	DrainBlocked: 21,
-	Interrupted:  130,
+	DrainBlocked: 21, WritesLost: 22,
+	Interrupted: 130,
 }
 
 // Fault is an error with a code and a way out.

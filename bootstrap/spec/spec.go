@@ -44,6 +44,9 @@ type Cluster struct {
 	Kubelet Kubelet `yaml:"kubelet"`
 	// KubeProxy configures the kube-proxy of every node.
 	KubeProxy Component `yaml:"kubeProxy"`
+	// TestCluster marks a cluster that nobody depends on: `kubewright drill` breaks
+	// things in it without asking.
+	TestCluster bool `yaml:"testCluster"`
 }
 
 // Role of a host in the cluster.

@@ -155,24 +155,34 @@ func (a *app) departure(w *work, name string) *bootstrap.Departure {
 	return &bootstrap.Departure{Live: w.live, By: signature(), Timeout: timeout, Force: w.Force, Kubeconfig: a.kubeconfig, Name: name}
 }
 
-// lookThrough looks at a cluster by the first way that leads to it.
+// lookThrough looks at a cluster by the first way that leads to one of its API servers which
+// answers: one whose member of etcd is dead takes connections all the same.
 func lookThrough(ctx context.Context, access cluster.Access, ways []cluster.DialFunc) (*bootstrap.Live, error) {
+	servers := []string{access.Server}
+	for _, other := range access.Others {
+		servers = append(servers, "https://"+other)
+	}
 	var faults []error
-	for _, dial := range ways {
-		asking, cancel := context.WithTimeout(ctx, waysTime)
-		live, err := bootstrap.LookThrough(asking, access, dial)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			return live, err
+	for _, server := range servers {
+		at := access
+		at.Server, at.Others = server, nil
+		for _, dial := range ways {
+			asking, cancel := context.WithTimeout(ctx, apiTimeout)
+			live, err := bootstrap.LookThrough(asking, at, dial)
+			cancel()
+			if err == nil {
+				live.Access = access
+				return live, nil
+			}
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			faults = append(faults, err)
 		}
-		faults = append(faults, err)
 	}
 	return nil, fault.New(fault.ClusterMissing, "name another host of the cluster to reach its API through with --via HOST, or its kubeconfig with --kubeconfig",
 		"the cluster cannot be asked: %w", errors.Join(faults...))
 }
-
-// waysTime bounds one way to a cluster, in which each of its API servers may have to be tried.
-const waysTime = 15 * time.Second
 
 // leave adds the node that a host is to those that leave. The error is a
 // fault.HostUnreachable if it was added as one whose host is lost.
@@ -233,13 +243,16 @@ func keeper(d *bootstrap.Departure, hosts *found, connect connector) (bootstrap.
 	var faults []error
 	var names []string
 	for _, m := range d.Keepers() {
-		if t, ok := hosts.targets[m.Host]; ok {
-			return t, nil
+		t, ok := hosts.targets[m.Host]
+		var err error
+		if !ok {
+			t, err = connect.reach(m.Host)
 		}
-		t, err := connect.reach(m.Host)
 		switch {
-		case err == nil:
+		case err == nil && t.Claim != nil && t.Claim.ClusterID == d.Live.Record.ID:
 			return t, nil
+		case err == nil:
+			err = fmt.Errorf("%s: it was taken out of the cluster, which still has its node %s", m.Host, m.Node)
 		case fault.CodeOf(err) != fault.HostUnreachable:
 			return t, err
 		}
@@ -278,7 +291,7 @@ func (a *app) findResetCluster(ctx context.Context, w *work, t bootstrap.Target,
 		}
 		return fault.New(fault.ClusterMissing, "name the cluster's kubeconfig with --kubeconfig, or add --force to reset without draining", "drain the nodes: %w", err)
 	}
-	live, err := bootstrap.LookThrough(ctx, access, t.Host.Dial)
+	live, err := lookThrough(ctx, access, []cluster.DialFunc{t.Host.Dial})
 	switch {
 	case err != nil && (takesControlPlane || force):
 		if in.Destroys(name, access.Server) {
@@ -298,8 +311,12 @@ func (a *app) findResetCluster(ctx context.Context, w *work, t bootstrap.Target,
 	d := a.departure(w, name)
 	d.Nodes = in.Leavers()
 	if d.Stays() {
+		err := a.keep(ctx, d, &found{}, connect, nil)
+		if force && fault.CodeOf(err) == fault.HostUnreachable {
+			return nil
+		}
 		in.Departure = d
-		return a.keep(ctx, d, &found{}, connect, nil)
+		return err
 	}
 	in.Kubeconfig, in.Name, in.Server = a.kubeconfig, name, access.Server
 	if !takesControlPlane || w.Force {

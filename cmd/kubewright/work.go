@@ -166,7 +166,10 @@ func (a *app) findLive(ctx context.Context, w *work, connect connector) (err err
 	}
 	w.reset.Targets = w.leaving
 	d := a.departure(w, w.Spec.Name)
-	d.Nodes, d.Keeper = w.reset.Leavers(), w.targets[0]
+	d.Keeper = w.targets[0]
+	for _, m := range gone {
+		d.Add(bootstrap.Leaver{Member: m})
+	}
 	w.reset.Departure = d
 	return d.Refuse(ctx)
 }
