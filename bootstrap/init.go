@@ -34,6 +34,8 @@ type Init struct {
 	// Before is the wish of the run before, nil in a new cluster: labels and taints that
 	// only it has are taken away.
 	Before *spec.Cluster
+	// From is the backup that the cluster is made from, nil: it is a new one, or there.
+	From *Restore
 	// Connect reaches the API; nil: cluster.New.
 	Connect Connector
 	// Etcd reaches etcd; nil: etcd.NewClient.
@@ -69,7 +71,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	}
 	first, others := nodes[0], nodes[1:]
 	c := &shared{
-		Cluster: in.Cluster, id: in.ID, run: in.Run, before: in.Before, bundle: in.Bundle,
+		Cluster: in.Cluster, id: in.ID, run: in.Run, before: in.Before, bundle: in.Bundle, from: in.From,
 		token: cluster.NewToken(),
 
 		upstreamDNS: resolvers(nodes),
@@ -97,7 +99,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
 	}
-	leaving := in.Leaving.Departure.begin()
+	leaving := in.Leaving.begin()
 	membership := memberSteps(members, c.started)
 	objects, err := clusterObjects(c)
 	if err != nil {
@@ -106,10 +108,14 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	steps := []clusterStep{
 		{Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true,
 			Needs: []plan.Cell{c.access, c.started}, Sets: []plan.Cell{c.apiUp}, Do: clusterTold{cluster.APIReady{}, c.apiUp}},
+	}
+	if in.From != nil {
+		steps = append(steps, in.From.clusterSteps(c, nodes)...)
+	}
+	steps = append(steps,
 		leaving.unlists(clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
 			Do: cluster.Objects{Objects: objects}}),
-		readmitStep(nodes),
-	}
+		readmitStep(nodes))
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, servingSteps(members)...)
 	steps = append(steps, nodeSteps(c, nodes)...)
@@ -149,11 +155,20 @@ func resolvers(nodes []Node) []string {
 // before the runtime: it is what takes longest.
 func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan.Lane {
 	agent, proxy := c.kubelet(n, spec.ControlPlaneRole), c.kubeproxy(n)
+	certificates := c.certificates(n)
+	if c.from != nil {
+		certificates.Common = plan.Of("the backup's authorities", c.from.common())
+	}
 	founding := plan.Of("etcd's first member", etcd.Founding(c.etcd(n)))
 	steps := append(hostSteps(c, n, spec.ControlPlaneRole),
 		hostStep{Name: "pki/write", Doc: "certificates, keys and kubeconfigs, all made in memory here",
 			Sets: []plan.Cell{c.ca, c.common, c.access, admin},
-			Do:   issue{Ensure: c.certificates(n), ca: c.ca, common: c.common, super: c.access, admin: admin}},
+			Do:   issue{Ensure: certificates, ca: c.ca, common: c.common, super: c.access, admin: admin}},
+	)
+	if c.from != nil {
+		steps = append(steps, append(c.from.keySteps(), c.from.dataStep(c, n))...)
+	}
+	steps = append(steps,
 		step("etcd/configure", "how it comes to its data", etcd.Start{Cluster: founding, New: true}),
 		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{
 			systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n)), controlplane.APIServer(c.controlPlane(n))}}, c.started}},
@@ -164,8 +179,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
 	)
-	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
-	return c.lane(n, steps)
+	return c.lane(n, append(steps, c.controllerSteps(n)...))
 }
 
 // certificates are those of a control-plane node.

@@ -74,6 +74,7 @@ type shared struct {
 	id     string
 	run    journal.Run
 	before *spec.Cluster // the wish of the run before, nil: there is none
+	from   *Restore      // the backup that the cluster is made from, nil: none
 	bundle *bundle.Bundle
 	// servers are the API servers of the cluster as it is to be.
 	servers []netip.AddrPort
@@ -415,7 +416,7 @@ func (c *shared) controllerSteps(n Node) []hostStep {
 			vip.Service(vip.Inputs{Address: ip, Interface: n.Interface, NodeName: n.Name, Own: c.ownServer(n),
 				APIServer: controlplane.APIServerUnit, Kubeconfig: controlplane.SchedulerKubeconfig})}}))
 	}
-	return steps
+	return append(steps, c.backupStep())
 }
 
 // memberFiles are a worker's share of the credentials: the authority, or the
