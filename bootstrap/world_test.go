@@ -348,7 +348,7 @@ func (w *world) initLanes(ctx context.Context, v verb, run journal.Run, hosts []
 	in := Init{Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd}
 	if v.name == "apply" {
 		var err error
-		if in.Leaving, err = w.leaving(ctx, v, wish, targets[0]); err != nil {
+		if in.Live, in.Leaving, err = w.leaving(ctx, v, wish, targets[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -356,15 +356,14 @@ func (w *world) initLanes(ctx context.Context, v verb, run journal.Run, hosts []
 	return lanes, err
 }
 
-// leaving are the hosts that a wish does not name any more.
-func (w *world) leaving(ctx context.Context, v verb, wish *spec.Cluster, keeper Target) (Reset, error) {
+// leaving are the hosts of the live cluster that a wish does not name any more.
+func (w *world) leaving(ctx context.Context, v verb, wish *spec.Cluster, keeper Target) (live *Live, leaving Reset, err error) {
 	_, access, err := kubeconfig.Access(w.kubeconfig, "")
-	if err != nil {
-		return Reset{}, err
+	if err == nil {
+		live, err = w.look(ctx, v, access)
 	}
-	live, err := w.look(ctx, v, access)
-	if err != nil {
-		return Reset{}, err
+	if err != nil || len(live.Gone(wish)) == 0 {
+		return live, leaving, err
 	}
 	d := &Departure{Live: live, Keeper: keeper, By: "an admin", Timeout: DrainTimeout, Etcd: w.etcd}
 	var hosts []spec.Host
@@ -372,14 +371,11 @@ func (w *world) leaving(ctx context.Context, v verb, wish *spec.Cluster, keeper 
 		d.Add(Leaver{Member: m})
 		hosts = append(hosts, spec.Host{Name: m.Host})
 	}
-	if len(d.Nodes) == 0 {
-		return Reset{}, nil
-	}
 	targets, err := Connect(ctx, hosts, w.dial)
 	if err != nil {
-		return Reset{}, err
+		return nil, leaving, err
 	}
-	return Reset{Targets: targets, Departure: d}, errors.Join(ReadJournals(ctx, targets), d.Refuse(ctx))
+	return live, Reset{Targets: targets, Departure: d}, errors.Join(ReadJournals(ctx, targets), d.Refuse(ctx))
 }
 
 // look looks at the cluster by way of the first machine that leads to it, one of the verb's if it can be.
