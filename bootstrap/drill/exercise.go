@@ -60,21 +60,26 @@ func (e *exercise) run(ctx context.Context) (*Result, error) {
 	when, err := e.practise(ctx, result)
 	seen := load.end()
 	e.count(result, seen, when)
-	if err != nil {
+	if ctx.Err() != nil {
 		return result, err
 	}
-	return result, e.tell.step("compare", "looks for all acknowledged writes", func() error {
-		found, err := e.judge.All(ctx)
-		if err != nil {
-			return err
-		}
-		result.Lost = append(result.Lost, seen.lost(found)...)
-		if lost, stale := len(result.Lost), len(result.Stale); lost+stale > 0 {
-			return fault.New(fault.WritesLost, "keep etcd's data of all members for a report, and do not trust the cluster with more",
-				"%d of %d acknowledged writes are lost, %d were not seen by a later read", lost, result.Writes, stale)
-		}
-		return nil
-	})
+	// Also when not all is well again: then above all.
+	lost := e.tell.step("compare", "looks for all acknowledged writes", func() error { return e.compare(ctx, seen, result) })
+	return result, errors.Join(lost, err)
+}
+
+// compare looks for all that was acknowledged.
+func (e *exercise) compare(ctx context.Context, seen *account, r *Result) error {
+	found, err := e.judge.All(ctx)
+	if err != nil {
+		return err
+	}
+	r.Lost = append(r.Lost, seen.lost(found)...)
+	if lost, stale := len(r.Lost), len(r.Stale); lost+stale > 0 {
+		return fault.New(fault.WritesLost, "keep etcd's data of all members for a report, and do not trust the cluster with more",
+			"%d of %d acknowledged writes are lost, %d were not seen by a later read", lost, r.Writes, stale)
+	}
+	return nil
 }
 
 // count makes figures of what the clients did.
@@ -113,7 +118,7 @@ func (e *exercise) practise(ctx context.Context, r *Result) (when moments, err e
 		return when, err
 	}
 	err = e.tell.step("recover", "waits until all members, API servers and nodes are well", func() error {
-		return e.recover(ctx, r, &when)
+		return e.awaitWell(ctx, r, &when)
 	})
 	if err != nil {
 		return when, err
@@ -149,13 +154,13 @@ const endTime = 30 * time.Second
 // end ends the fault, also when ctx has ended.
 func (e *exercise) end(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), endTime,
-		fault.New(fault.Timeout, "", "the fault was not ended within %s; it ends by itself %s after it began", endTime, e.lasts))
+		fault.New(fault.Timeout, "", "the fault was not ended within %s; it ends by itself %s after it began", endTime, e.lasts+spellGrace))
 	defer cancel()
 	return e.fault.End(ctx, e.victim)
 }
 
-// recover waits until all is well, and helps the host if it does not come to it by itself.
-func (e *exercise) recover(ctx context.Context, r *Result, when *moments) error {
+// awaitWell waits until all is well, and helps the host if it does not come to it by itself.
+func (e *exercise) awaitWell(ctx context.Context, r *Result, when *moments) error {
 	ctx, cancel := context.WithTimeout(ctx, e.within)
 	defer cancel()
 	tick := time.NewTicker(lookPoll)
@@ -203,12 +208,11 @@ type teller struct {
 func (t teller) step(name, text string, do func() error) error {
 	began := time.Now()
 	t.progress(name, text)
-	err := do()
+	err := fault.At(t.lane, stepName(name), do())
 	done := plan.Event{Time: time.Now(), Lane: t.lane, Step: stepName(name), Kind: plan.Applied, Took: time.Since(began), Err: err}
 	if err != nil {
 		done.Kind = plan.Failed
 	} else {
-		// Of hosts and cluster, nothing is to be as another wish says.
 		done.Diff = plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: text}}
 	}
 	t.emit(done)
