@@ -31,9 +31,11 @@ type Init struct {
 	// Leaving are hosts that are nodes of the cluster and not of the wish, if it has a
 	// Departure: their nodes are drained and removed, and they are put back as they were.
 	Leaving Reset
-	// Before is the wish of the run before, nil in a new cluster: labels and taints that
-	// only it has are taken away.
-	Before *spec.Cluster
+	// Live is the cluster as it is, nil while it is only being made: what it has and the
+	// wish does not name stays, but for labels and taints of hosts that the wish names.
+	Live *Live
+	// From is the backup that the cluster is made from, nil: it is a new one, or there.
+	From *Restore
 	// Connect reaches the API; nil: cluster.New.
 	Connect Connector
 	// Etcd reaches etcd; nil: etcd.NewClient.
@@ -69,7 +71,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	}
 	first, others := nodes[0], nodes[1:]
 	c := &shared{
-		Cluster: in.Cluster, id: in.ID, run: in.Run, before: in.Before, bundle: in.Bundle,
+		Cluster: in.Cluster, id: in.ID, run: in.Run, live: in.Live, bundle: in.Bundle, from: in.From,
 		token: cluster.NewToken(),
 
 		upstreamDNS: resolvers(nodes),
@@ -81,6 +83,10 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		started:    plan.NewValue[bool]("the control plane"),
 		apiUp:      plan.NewValue[bool]("the API server"),
 		tokenValid: plan.NewValue[bool]("the join token"),
+	}
+	leaving := in.Leaving.begin()
+	if in.Live != nil {
+		c.hosts, c.servers = in.Live.staying(in.Cluster, leaving)
 	}
 	for _, n := range nodes {
 		if n.Wish.Role == spec.ControlPlaneRole {
@@ -97,7 +103,6 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
 	}
-	leaving := in.Leaving.Departure.begin()
 	membership := memberSteps(members, c.started)
 	objects, err := clusterObjects(c)
 	if err != nil {
@@ -106,10 +111,14 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	steps := []clusterStep{
 		{Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true,
 			Needs: []plan.Cell{c.access, c.started}, Sets: []plan.Cell{c.apiUp}, Do: clusterTold{cluster.APIReady{}, c.apiUp}},
+	}
+	if in.From != nil {
+		steps = append(steps, in.From.clusterSteps(c, nodes)...)
+	}
+	steps = append(steps,
 		leaving.unlists(clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
 			Do: cluster.Objects{Objects: objects}}),
-		readmitStep(nodes),
-	}
+		readmitStep(nodes))
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, servingSteps(members)...)
 	steps = append(steps, nodeSteps(c, nodes)...)
@@ -149,11 +158,20 @@ func resolvers(nodes []Node) []string {
 // before the runtime: it is what takes longest.
 func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan.Lane {
 	agent, proxy := c.kubelet(n, spec.ControlPlaneRole), c.kubeproxy(n)
+	certificates := c.certificates(n)
+	if c.from != nil {
+		certificates.Common = plan.Of("the backup's authorities", c.from.common())
+	}
 	founding := plan.Of("etcd's first member", etcd.Founding(c.etcd(n)))
 	steps := append(hostSteps(c, n, spec.ControlPlaneRole),
 		hostStep{Name: "pki/write", Doc: "certificates, keys and kubeconfigs, all made in memory here",
 			Sets: []plan.Cell{c.ca, c.common, c.access, admin},
-			Do:   issue{Ensure: c.certificates(n), ca: c.ca, common: c.common, super: c.access, admin: admin}},
+			Do:   issue{Ensure: certificates, ca: c.ca, common: c.common, super: c.access, admin: admin}},
+	)
+	if c.from != nil {
+		steps = append(steps, append(c.from.keySteps(), c.from.dataStep(c, n))...)
+	}
+	steps = append(steps,
 		step("etcd/configure", "how it comes to its data", etcd.Start{Cluster: founding, New: true}),
 		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{
 			systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n)), controlplane.APIServer(c.controlPlane(n))}}, c.started}},
@@ -164,8 +182,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
 	)
-	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
-	return c.lane(n, steps)
+	return c.lane(n, append(steps, c.controllerSteps(n)...))
 }
 
 // certificates are those of a control-plane node.

@@ -132,12 +132,29 @@ func (a Seed) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	if err != nil {
 		return nil, err
 	}
-	return put.Check(ctx, r)
+	diff, err := put.Check(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	units, err := r.Units(ctx, Unit)
+	if err != nil {
+		return nil, err
+	}
+	if units[0].Active == "active" {
+		stop := plan.Change{Verb: plan.Stop, Kind: plan.ObjectUnit, Object: Unit, Detail: "all control-plane hosts that it knows are no more"}
+		diff = append(plan.Diff{stop}, diff...)
+	}
+	return diff, nil
 }
 
+// Apply stops it first, if it runs: it remembers what it knew, and would write that down
+// again. It is started by the next step.
 func (a Seed) Apply(ctx context.Context, h host.Host) error {
 	put, err := a.put()
 	if err != nil {
+		return err
+	}
+	if err := h.Systemd().Stop(ctx, Unit); err != nil {
 		return err
 	}
 	return put.Apply(ctx, h)

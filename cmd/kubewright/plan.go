@@ -28,7 +28,8 @@ func (a *app) planCommand() *cobra.Command {
 		Example: "  kubewright plan init -f cluster.yaml\n  kubewright plan join w3 -o plan.json && kubewright apply plan.json",
 	}
 	c.PersistentFlags().BoolVar(&p.brief, "brief", false, "leave out the contents of files and objects")
-	c.AddCommand(a.initCommand(p.show), a.joinCommand(p.show), a.removeCommand(p.show), a.resetCommand(p.show), a.undoCommand(p.show), a.convergeCommand(p.show))
+	c.AddCommand(a.initCommand(p.show), a.joinCommand(p.show), a.removeCommand(p.show), a.resetCommand(p.show), a.undoCommand(p.show), a.convergeCommand(p.show),
+		a.restoreCommand(p.show))
 	return c
 }
 
@@ -51,6 +52,9 @@ func (p *planner) show(ctx context.Context, r bootstrap.Request) error {
 	}
 	if !strings.ContainsAny(p.output, "./") {
 		return fault.New(fault.Usage, "use auto, plain, json or the name of a file, such as plan.json", "--output %s is not a way to show a plan", p.output)
+	}
+	if r.Verb == verbRestore {
+		return fault.New(fault.Usage, "look at the plan, then run `kubewright restore`", "a plan of restore is not saved: it would need the key of the backup to be carried out")
 	}
 	if err := savePlan(p.output, saved); err != nil {
 		return err

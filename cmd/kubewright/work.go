@@ -30,12 +30,13 @@ import (
 
 // The verbs of requests.
 const (
-	verbInit   = "init"
-	verbJoin   = "join"
-	verbRemove = "remove"
-	verbReset  = "reset"
-	verbUndo   = "undo"
-	verbApply  = "apply"
+	verbInit    = "init"
+	verbJoin    = "join"
+	verbRemove  = "remove"
+	verbReset   = "reset"
+	verbUndo    = "undo"
+	verbApply   = "apply"
+	verbRestore = "restore"
 )
 
 // work is a request with everything that was found out for it: hosts, bundle and
@@ -49,6 +50,7 @@ type work struct {
 	bundle   *bundle.Bundle     // nil: nothing is installed
 	live     *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
 	reset    bootstrap.Reset    // of remove, reset and undo; of apply, for those that leave
+	restore  *bootstrap.Restore // of restore
 	findings finding.Report     // of preflight, nil: it did not look
 	close    func()
 }
@@ -77,7 +79,7 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 			w = nil
 		}
 	}()
-	installs := r.Verb == verbInit || r.Verb == verbJoin || r.Verb == verbApply
+	installs := r.Verb == verbInit || r.Verb == verbJoin || r.Verb == verbApply || r.Verb == verbRestore
 	var access cluster.Access
 	if r.Verb == verbJoin {
 		if w.name, access, err = kubeconfig.Access(a.kubeconfig, ""); err != nil {
@@ -115,6 +117,9 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		err = a.findLive(ctx, w, connect)
 	case verbJoin:
 		err = w.findCluster(ctx, access, connect)
+	case verbRestore:
+		w.restore = a.restore
+		err = w.findRestored(ctx, a.restore)
 	default:
 		err = a.findJournals(ctx, w, connect)
 	}
@@ -285,14 +290,10 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 		return all
 	}
 	switch w.Verb {
-	case verbInit, verbApply:
-		var before *spec.Cluster
-		if w.live != nil {
-			before = w.live.Spec
-		}
+	case verbInit, verbApply, verbRestore:
 		return bootstrap.PlanInit(bootstrap.Init{
-			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: bootstrap.Reset{Targets: seen(w.leaving), Departure: w.reset.Departure},
-			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig,
+			Live: w.live, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: bootstrap.Reset{Targets: seen(w.leaving), Departure: w.reset.Departure},
+			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig, From: w.restore,
 		})
 	case verbJoin:
 		lanes, err := bootstrap.PlanJoin(bootstrap.Join{

@@ -1,0 +1,236 @@
+package bootstrap
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kubewright/kubewright/bootstrap/backup"
+	"github.com/kubewright/kubewright/bootstrap/backup/census"
+	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/file"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/pki"
+)
+
+// Restore is a backup that a cluster is made from: its authorities, its data and its id
+// are taken instead of new ones.
+type Restore struct {
+	Backup   *backup.Backup
+	Snapshot etcd.Source
+	// Counted is set when the objects of the restored cluster were counted, before anything
+	// changed them.
+	Counted *plan.Value[Recount]
+}
+
+// Recount is what a restored cluster has, by kind.
+type Recount struct {
+	Kinds []backup.Kind // as in the manifest, with the objects that were found
+	Late  string        // why they cannot be compared with the manifest, "" if they can
+}
+
+// NewRestore is one that is still to be carried out.
+func NewRestore(b *backup.Backup, snapshot etcd.Source) *Restore {
+	return &Restore{Backup: b, Snapshot: snapshot, Counted: plan.NewValue[Recount]("the objects of the restored cluster")}
+}
+
+// common is what all control-plane hosts had.
+func (r *Restore) common() certs.Common {
+	c := certs.Common{}
+	for _, name := range pki.CommonFiles() {
+		if content, ok := r.Backup.Files[certs.Dir+"/"+name]; ok {
+			c[name] = content
+		}
+	}
+	return c
+}
+
+// Complete refuses a backup without all that control-plane hosts had in common.
+func (r *Restore) Complete() error {
+	have := r.common()
+	for _, name := range pki.CommonFiles() {
+		if len(have[name]) == 0 {
+			return fault.New(fault.BackupRefused, "take another backup", "the backup has no %s", name)
+		}
+	}
+	return nil
+}
+
+// origin is what the snapshot is known by on the host that has its data.
+func (r *Restore) origin() string { return r.Backup.Snapshot.SHA256 }
+
+// dataStep gives the founder of the cluster its data.
+func (r *Restore) dataStep(c *shared, n Node) hostStep {
+	m := r.Backup.Manifest
+	return step("etcd/restore", "the data of the backup", etcd.Restore{Member: c.etcd(n), From: r.Snapshot, Origin: r.origin(),
+		Detail: fmt.Sprintf("from the backup of %s, revision %d", m.Made.Format(time.RFC3339), m.Data.Revision)})
+}
+
+// keySteps write what else the API server was given by the admin: without these files it
+// cannot read its Secrets, and does not start.
+func (r *Restore) keySteps() []hostStep {
+	var put file.Put
+	for _, p := range r.otherFiles() {
+		put.Files = append(put.Files, file.Wish{Path: p, Mode: 0o600, Content: r.Backup.Files[p]})
+	}
+	if len(put.Files) == 0 {
+		return nil
+	}
+	return []hostStep{step("apiserver/write-encryption", "the keys by which the API server encrypts", put)}
+}
+
+// otherFiles are those of the backup that are not below the certificates' folder, sorted.
+func (r *Restore) otherFiles() []string {
+	var paths []string
+	for p := range r.Backup.Files {
+		if !strings.HasPrefix(p, certs.Dir+"/") {
+			paths = append(paths, p)
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// clusterSteps count what was restored, and take out the nodes of control-plane hosts that
+// are no more.
+func (r *Restore) clusterSteps(c *shared, nodes []Node) []clusterStep {
+	first := nodes[0]
+	var steps []clusterStep
+	if !first.EtcdData { // else it was restored by an earlier run, and things have changed since
+		steps = append(steps, clusterStep{Name: "backup/count", Doc: "count what was restored, as of the backup", Wait: true,
+			Sets: []plan.Cell{r.Counted}, Do: recount{restore: r, via: first, access: c.access}})
+	}
+	return append(steps, clusterStep{Name: "node/forget", Doc: "the nodes of the control-plane hosts that are no more",
+		Do: cluster.ForgetNodes{Nodes: r.lost(nodes)}})
+}
+
+// lost are the nodes of the control-plane hosts that are not among nodes.
+func (r *Restore) lost(nodes []Node) []string {
+	var lost []string
+	for _, was := range r.Backup.Manifest.Nodes {
+		if was.ControlPlane && !slices.ContainsFunc(nodes, func(n Node) bool { return n.Name == was.Name }) {
+			lost = append(lost, was.Name)
+		}
+	}
+	return lost
+}
+
+// recount counts the objects of each kind at the revision that the data had when they
+// were restored.
+type recount struct {
+	restore *Restore
+	via     Node
+	access  *plan.Value[cluster.Access]
+}
+
+func (a recount) Check(context.Context, cluster.Reader) (plan.Diff, error) {
+	if a.restore.Counted.IsSet() {
+		return nil, nil
+	}
+	return plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: "count of all objects"}}, nil
+}
+
+func (a recount) Apply(ctx context.Context, _ cluster.Writer) error {
+	m := a.restore.Backup.Manifest
+	store, err := etcd.Connect(ctx, a.via.Host, certs.Dir+"/etcd")
+	if err != nil {
+		return err
+	}
+	defer store.Close() //nolint:errcheck // only read through
+	at, err := store.HashKV(ctx, store.Endpoints()[0], 0)
+	if err != nil {
+		return fmt.Errorf("etcd's revision: %w", err)
+	}
+	// All that was restored is compacted up to its last revision, put forward.
+	restored := at.CompactRevision
+	var r Recount
+	if first := m.Data.Revision + etcd.Bump; restored != first {
+		r.Late = fmt.Sprintf("the snapshot goes on for %d revisions after the count", restored-first)
+	}
+	if r.Kinds, err = census.Count(ctx, cluster.Config(a.access.Get(), a.via.Host.Dial), m.Kinds, restored); err != nil {
+		return err
+	}
+	a.restore.Counted.Set(r)
+	return nil
+}
+
+// OldServers are the addresses at which control-plane hosts of the backup still serve the
+// API, those of targets aside: the cluster is not lost then.
+func (r *Restore) OldServers(ctx context.Context, wish *spec.Cluster, targets []Target) []string {
+	var serving []string
+	for _, n := range r.Backup.Manifest.Nodes {
+		address, err := netip.ParseAddr(n.Address)
+		if err != nil || !n.ControlPlane || slices.ContainsFunc(targets, func(t Target) bool { return t.interfaceOf(address) != "" }) {
+			continue
+		}
+		at := net.JoinHostPort(n.Address, strconv.Itoa(wish.APIServer.Port))
+		dialing, cancel := context.WithTimeout(ctx, oldServerTime)
+		conn, err := targets[0].Host.Dial(dialing, "tcp", at)
+		cancel()
+		if err == nil {
+			conn.Close() //nolint:errcheck // nothing was said
+			serving = append(serving, n.Name+" at "+at)
+		}
+	}
+	return serving
+}
+
+// oldServerTime bounds the question whether somebody serves at an address.
+const oldServerTime = 2 * time.Second
+
+// Wish is the cluster of the backup on other control-plane hosts: its record, with the
+// hosts that are given for the control plane, and those workers of it that are named.
+func (r *Restore) Wish(controlPlane, workers []string) (*spec.Cluster, error) {
+	wish, err := spec.Load(strings.NewReader(string(r.Backup.Spec)), "the backup's cluster.yaml")
+	if err != nil {
+		return nil, err
+	}
+	known := wish.Hosts
+	wish.Hosts = nil
+	for _, name := range controlPlane {
+		h := spec.Host{Name: name}
+		if i := slices.IndexFunc(known, func(k spec.Host) bool { return k.Name == name && k.Role == spec.ControlPlaneRole }); i >= 0 {
+			h.Labels, h.Taints = known[i].Labels, known[i].Taints
+		}
+		h.Role = spec.ControlPlaneRole
+		wish.Hosts = append(wish.Hosts, h)
+	}
+	for _, name := range workers {
+		h := spec.Host{Name: name}
+		if i := slices.IndexFunc(known, func(k spec.Host) bool { return k.Name == name && k.Role == spec.WorkerRole }); i >= 0 {
+			h = known[i]
+		}
+		h.Role = spec.WorkerRole
+		wish.Hosts = append(wish.Hosts, h)
+	}
+	return wish, wish.Validate()
+}
+
+// Workers are the hosts of the backup's workers, by the names that SSH knows them by.
+func (r *Restore) Workers() []string {
+	var names []string
+	for _, n := range r.Backup.Manifest.Nodes {
+		if !n.ControlPlane && n.Host != "" {
+			names = append(names, n.Host)
+		}
+	}
+	return names
+}
+
+// Changeable refuses a wish for what cannot be another than in the backup.
+func (r *Restore) Changeable(wish *spec.Cluster) error {
+	was, err := spec.Load(strings.NewReader(string(r.Backup.Spec)), "the backup's cluster.yaml")
+	if err != nil {
+		return err
+	}
+	return (&Live{Record: cluster.Record{Name: r.Backup.Manifest.Cluster}, Spec: was}).Changeable(wish)
+}
