@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -161,40 +162,59 @@ func (e *exercise) end(ctx context.Context) error {
 
 // awaitWell waits until all is well, and helps the host if it does not come to it by itself.
 func (e *exercise) awaitWell(ctx context.Context, r *Result, when *moments) error {
-	ctx, cancel := context.WithTimeout(ctx, e.within)
-	defer cancel()
-	tick := time.NewTicker(lookPoll)
-	defer tick.Stop()
-	helped, last := false, ""
-	for {
-		troubles := e.watch.Look(ctx)
-		if len(troubles) == 0 && ctx.Err() == nil {
+	tell := func(now string) { e.tell.progress("recover", now) }
+	for _, patience := range []time.Duration{min(mendTime, e.within), e.within} {
+		bounded, cancel := context.WithDeadline(ctx, when.ended.Add(patience))
+		troubles := untilWell(bounded, e.watch, tell)
+		cancel()
+		switch {
+		case len(troubles) == 0:
 			when.well = time.Now()
 			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case patience == e.within:
+			return fault.New(fault.Timeout, "see `kubewright doctor`", "not all is well %s after the fault: %s", e.within, strings.Join(troubles, "; "))
 		}
-		if now := strings.Join(troubles, "; "); now != last && ctx.Err() == nil {
-			last = now
-			e.tell.progress("recover", now)
+		e.mend(ctx, r)
+	}
+	return nil
+}
+
+// mend helps the host, and notes it.
+func (e *exercise) mend(ctx context.Context, r *Result) {
+	done, err := e.victim.Mend(ctx)
+	if err != nil {
+		done = append(done, "it could not be helped: "+err.Error())
+	}
+	for _, text := range done {
+		r.Notes = append(r.Notes, fmt.Sprintf("%s: not well by itself after %s: %s", e.tell.lane, mendTime, text))
+	}
+}
+
+// untilWell looks until all is well, and tells whenever it sees something else. What it returns
+// is not well still when ctx ends.
+func untilWell(ctx context.Context, w Watch, tell func(string)) []string {
+	tick := time.NewTicker(lookPoll)
+	defer tick.Stop()
+	seen := []string{"nobody looked yet"}
+	for {
+		troubles := w.Look(ctx)
+		if ctx.Err() != nil {
+			return seen // what was asked last was not answered
 		}
-		if !helped && time.Since(when.ended) > mendTime {
-			helped = true
-			done, err := e.victim.Mend(ctx)
-			if err != nil {
-				done = append(done, "it could not be helped: "+err.Error())
-			}
-			for _, text := range done {
-				r.Notes = append(r.Notes, fmt.Sprintf("%s: not well by itself after %s: %s", e.tell.lane, mendTime, text))
-			}
+		if len(troubles) == 0 {
+			return nil
 		}
+		if !slices.Equal(troubles, seen) {
+			tell(strings.Join(troubles, "; "))
+		}
+		seen = troubles
 		select {
 		case <-tick.C:
-			continue
 		case <-ctx.Done():
+			return seen
 		}
-		if context.Cause(ctx) == context.DeadlineExceeded {
-			return fault.New(fault.Timeout, "see `kubewright doctor`", "not all is well %s after the fault: %s", e.within, last)
-		}
-		return context.Cause(ctx)
 	}
 }
 

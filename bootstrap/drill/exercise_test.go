@@ -273,3 +273,16 @@ func TestEvents(t *testing.T) {
 		}
 	})
 }
+
+func TestBeWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tell := teller{"cp1", func(plan.Event) {}}
+		if err := beWell(t.Context(), &world{ended: time.Now(), unwell: 5 * time.Second}, tell); err != nil {
+			t.Errorf("a cluster that comes to it: %v", err)
+		}
+		err := beWell(t.Context(), &world{unwell: -1}, tell)
+		if fault.CodeOf(err) != fault.Unhealthy || !strings.Contains(err.Error(), "cp1: etcd: no leader") {
+			t.Errorf("a sick cluster: %v", err)
+		}
+	})
+}
