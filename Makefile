@@ -95,6 +95,10 @@ interruptions: ## init, join and reset broken off at every operation, and in 200
 reliability: interruptions ## that, and the time of preflight on simulated hosts
 	go test -run '^$$' -bench BenchmarkPreflight -count 3 ./bootstrap/preflight
 
+.PHONY: drill
+drill: build ## what clients see of a control-plane host that dies: every fault on lab hosts, three runs
+	go run ./e2e/drill
+
 .PHONY: bench
 bench: build ## bare hosts to three nodes Ready, three runs, split by step and host
 	go run ./e2e/bench

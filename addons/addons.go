@@ -22,6 +22,8 @@ type Addon string
 const (
 	// RBAC is what nodes, joining hosts, admins and the API server may do.
 	RBAC Addon = "rbac"
+	// Removed keeps nodes that were removed from registering again.
+	Removed Addon = "removed"
 	// Overlay is the pod network: a DaemonSet of `kube overlay`.
 	Overlay Addon = "overlay"
 	// CoreDNS is the cluster's DNS: a Deployment of `kube coredns`.
@@ -29,7 +31,7 @@ const (
 )
 
 // All returns the addons in the order in which they are applied.
-func All() []Addon { return []Addon{RBAC, Overlay, CoreDNS} }
+func All() []Addon { return []Addon{RBAC, Removed, Overlay, CoreDNS} }
 
 // Inputs are what manifests depend on. No field is optional, except where its
 // zero value says something.
@@ -45,6 +47,7 @@ type Inputs struct {
 	AdminGroup   string       // may do everything
 	KubeletUser  string       // the API server's name towards kubelets
 	JoiningGroup string       // group of the bootstrap tokens of joining nodes
+	RemovedNodes string       // ConfigMap in kube-system with a key for each node that was removed
 }
 
 //go:embed */manifest.yaml.tmpl

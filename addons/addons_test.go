@@ -35,6 +35,7 @@ func inputs() addons.Inputs {
 		AdminGroup:   "kubewright:cluster-admins",
 		KubeletUser:  "kube-apiserver-kubelet-client",
 		JoiningGroup: "system:bootstrappers:kubewright:default-node-token",
+		RemovedNodes: "kubewright-removed",
 	}
 }
 

@@ -34,6 +34,8 @@ type Live struct {
 	Nodes  []Member
 	// Servers are its API servers, as its nodes know them.
 	Servers []netip.AddrPort
+	// Removed are names of nodes that were removed for good.
+	Removed []string
 }
 
 // Member is a node of a live cluster.
@@ -41,6 +43,18 @@ type Member struct {
 	Node         string
 	Host         string // as the admin wrote it, "" of a node that kubewright did not make
 	ControlPlane bool
+	Address      netip.Addr // invalid if it is not known
+}
+
+// named tells whether the node is meant by a host's name as the admin wrote it, or by its own.
+func (m Member) named(name string) bool { return name != "" && (name == m.Host || name == m.Node) }
+
+// HostOrNode is what the admin calls it.
+func (m Member) HostOrNode() string {
+	if m.Host != "" {
+		return m.Host
+	}
+	return m.Node
 }
 
 // Find returns the cluster that control-plane hosts belong to, through the admin's
@@ -79,7 +93,22 @@ func Look(ctx context.Context, access cluster.Access, via host.Reader) (*Live, e
 	if err != nil {
 		return nil, nil //nolint:nilerr // it does not run, or was broken off: the plan makes it whole
 	}
-	live := &Live{Access: access, Record: record}
+	return lookAt(ctx, access, client, record)
+}
+
+// LookThrough is Look for those who need the cluster: that its API does not answer, or has no
+// record, is an error. dial may be nil, for a direct connection.
+func LookThrough(ctx context.Context, access cluster.Access, dial cluster.DialFunc) (*Live, error) {
+	client := cluster.New(plan.Of("the admin's access", access), dial)
+	record, err := cluster.ReadRecord(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	return lookAt(ctx, access, client, record)
+}
+
+func lookAt(ctx context.Context, access cluster.Access, client cluster.Reader, record cluster.Record) (live *Live, err error) {
+	live = &Live{Access: access, Record: record}
 	if live.Spec, err = spec.Load(strings.NewReader(record.Spec), "ConfigMap kube-system/kubewright"); err != nil {
 		return nil, err
 	}
@@ -93,7 +122,10 @@ func Look(ctx context.Context, access cluster.Access, via host.Reader) (*Live, e
 	}
 	for _, n := range nodes.Items {
 		_, controls := n.Labels[controlPlaneKey]
-		live.Nodes = append(live.Nodes, Member{Node: n.Name, Host: hostOf(n), ControlPlane: controls})
+		live.Nodes = append(live.Nodes, Member{Node: n.Name, Host: hostOf(n), ControlPlane: controls, Address: internalAddress(n)})
+	}
+	if live.Removed, err = cluster.RemovedNames(ctx, client); err != nil {
+		return nil, err
 	}
 	list, err := kube.CoreV1().ConfigMaps(apilb.Namespace).Get(ctx, apilb.ConfigMap, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) { // broken off before that
@@ -117,7 +149,26 @@ func ownURL(server string, own netip.Addr) string {
 	return u.String()
 }
 
+// internalAddress is that of a node inside the cluster, invalid if it has told none yet.
+func internalAddress(n corev1.Node) netip.Addr {
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			address, _ := netip.ParseAddr(a.Address)
+			return address
+		}
+	}
+	return netip.Addr{}
+}
+
 func hostOf(n corev1.Node) string { return n.Annotations[hostAnnotation] }
+
+// Member is the node that is meant by the name of its host, or by its own.
+func (l *Live) Member(name string) (Member, bool) {
+	if i := slices.IndexFunc(l.Nodes, func(m Member) bool { return m.named(name) }); i >= 0 {
+		return l.Nodes[i], true
+	}
+	return Member{}, false
+}
 
 // Guards are what of the cluster a plan depends on.
 func (l *Live) Guards() Guards {

@@ -56,11 +56,14 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 
 // lookUp finds out which cluster the host belongs to, and how far.
 func (t *Target) lookUp(ctx context.Context) (err error) {
-	t.Member, t.Serving, t.EtcdData = false, false, false
+	t.Member, t.Serving, t.EtcdData, t.Fenced = false, false, false, ""
 	if t.Claim, err = claim.Read(ctx, t.Host); err != nil || t.Claim == nil {
 		return err
 	}
 	if t.EtcdData, err = etcd.HasData(ctx, t.Host); err != nil {
+		return err
+	}
+	if t.Fenced, err = etcd.Fenced(ctx, t.Host); err != nil {
 		return err
 	}
 	found, err := t.Host.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig)

@@ -28,9 +28,9 @@ type Init struct {
 	Bundle     *bundle.Bundle
 	Run        journal.Run // as the hosts' journals name it
 	Kubeconfig string      // the user's, to be merged into
-	// Leaving are hosts that are nodes of the cluster and not of the wish: their nodes
-	// are drained and removed, and they are put back as they were.
-	Leaving []Target
+	// Leaving are hosts that are nodes of the cluster and not of the wish, if it has a
+	// Departure: their nodes are drained and removed, and they are put back as they were.
+	Leaving Reset
 	// Before is the wish of the run before, nil in a new cluster: labels and taints that
 	// only it has are taken away.
 	Before *spec.Cluster
@@ -99,7 +99,8 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
 	}
-	lanes = append(lanes, memberSteps(in.Etcd.connect(first.Host), members, c.started)...)
+	leaving := in.Leaving.Departure.begin()
+	membership := memberSteps(members, c.started)
 	objects, err := clusterObjects(c)
 	if err != nil {
 		return nil, nil, err
@@ -112,8 +113,9 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		steps = append(steps, in.From.clusterSteps(c, nodes)...)
 	}
 	steps = append(steps,
-		clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
-			Do: cluster.Objects{Objects: objects}})
+		leaving.unlists(clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
+			Do: cluster.Objects{Objects: objects}}),
+		readmitStep(nodes))
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, servingSteps(members)...)
 	steps = append(steps, nodeSteps(c, nodes)...)
@@ -121,15 +123,13 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		steps = append(steps, clusterStep{Name: "coredns/wait-available", Doc: "wait until names of services can be resolved",
 			Wait: true, Do: cluster.Available{Namespace: "kube-system", Deployment: "coredns"}})
 	}
-	var proofs []Proof
-	if len(in.Leaving) > 0 {
-		leave := Reset{Targets: in.Leaving}
-		drained := plan.NewValue[bool]("the nodes to be drained")
-		steps = append(steps, leave.drainStep(drained))
-		var leaving []plan.Lane
-		leaving, proofs = leave.lanes(drained)
-		lanes = append(lanes, leaving...)
+	put, proofs := in.Leaving.lanes(leaving)
+	lanes = append(lanes, put...)
+	if leaving != nil {
+		steps = append(steps, leaving.drainStep(), leaving.removeStep())
+		membership = append(membership, leaving.etcdSteps()...)
 	}
+	lanes = append(lanes, in.Etcd.lane(first.Host, membership)...)
 	client := in.Connect.connect(c.access, first.Host.Dial)
 	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
@@ -179,7 +179,8 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
 	)
-	return c.lane(n, append(steps, c.controllerSteps(n)...))
+	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
+	return c.lane(n, steps)
 }
 
 // certificates are those of a control-plane node.

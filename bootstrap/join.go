@@ -78,7 +78,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 		lanes = append(lanes, workerLane(c, w))
 	}
 	if len(members) > 0 {
-		lanes = append(lanes, memberSteps(in.Etcd.connect(in.Via.Host), members, c.common)...)
+		lanes = append(lanes, in.Etcd.lane(in.Via.Host, memberSteps(members, c.common))...)
 		lanes = append(lanes, plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
 			Name: "kubeconfig/add-servers", Doc: "the further API servers, in the user's kubeconfig",
 			Do: kubeconfig.Servers{Path: in.Kubeconfig, Name: in.Name, CA: in.Access.CA, Servers: c.severalServers()}}))
@@ -91,6 +91,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 		{Name: "apiserver/wait-ready", Doc: "wait until the API server answers from the first host", Wait: true,
 			Sets: []plan.Cell{c.apiUp}, Do: clusterTold{cluster.APIReady{}, c.apiUp}},
 		{Name: "cluster/apply-record", Doc: "the hosts of the cluster, as it knows them", Do: cluster.Objects{Objects: record}},
+		readmitStep(nodes),
 	}
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, servingSteps(members)...)
@@ -162,6 +163,15 @@ func workerLane(c *shared, w joiner) plan.Lane {
 		step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)),
 	)
 	return c.lane(n, steps)
+}
+
+// readmitStep lets nodes register whose names are those of some that were removed.
+func readmitStep(nodes []Node) clusterStep {
+	var names []string
+	for _, n := range nodes {
+		names = append(names, n.Name)
+	}
+	return clusterStep{Name: "node/readmit", Doc: "let nodes back in that were removed once", Do: cluster.Readmit{Nodes: names}}
 }
 
 // joinSteps let workers in that are not members yet: a token that lives no

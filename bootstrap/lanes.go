@@ -45,6 +45,7 @@ type (
 	clusterTold = told[cluster.Reader, cluster.Writer]
 	hostStep    = plan.Step[host.Reader, host.Host]
 	clusterStep = plan.Step[cluster.Reader, cluster.Writer]
+	etcdStep    = plan.Step[etcd.Reader, etcd.Writer]
 	localStep   = plan.Step[kubeconfig.Local, kubeconfig.Local]
 )
 
@@ -415,7 +416,7 @@ func (c *shared) controllerSteps(n Node) []hostStep {
 			vip.Service(vip.Inputs{Address: ip, Interface: n.Interface, NodeName: n.Name, Own: c.ownServer(n),
 				APIServer: controlplane.APIServerUnit, Kubeconfig: controlplane.SchedulerKubeconfig})}}))
 	}
-	return append(steps, c.backupStep())
+	return steps
 }
 
 // memberFiles are a worker's share of the credentials: the authority, or the

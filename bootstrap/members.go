@@ -6,6 +6,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
@@ -61,25 +62,32 @@ func memberLane(c *shared, m member) plan.Lane {
 	)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))
-	return c.lane(n, append(steps, c.controllerSteps(n)...))
+	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
+	return c.lane(n, steps)
 }
 
-// memberSteps let members in, one after the other, once etcd is there: a lane, or none.
-func memberSteps(client etcd.Writer, members []member, there plan.Cell) []plan.Lane {
-	if len(members) == 0 {
-		return nil
-	}
-	var steps []plan.Step[etcd.Reader, etcd.Writer]
+// memberSteps let members in, one after the other, once etcd is there.
+func memberSteps(members []member, there plan.Cell) []etcdStep {
+	var steps []etcdStep
 	for _, m := range members {
 		url := etcd.PeerURL(m.Address)
 		steps = append(steps,
-			plan.Step[etcd.Reader, etcd.Writer]{Name: "etcd/add-" + m.Name, Doc: "let " + m.Name + " in, without a vote",
+			etcdStep{Name: "etcd/add-" + m.Name, Doc: "let " + m.Name + " in, without a vote",
 				Needs: []plan.Cell{there}, Sets: []plan.Cell{m.cluster},
 				Do: etcd.AddLearner{Name: m.Name, PeerURL: url, Fresh: !m.EtcdData, Cluster: m.cluster}},
-			plan.Step[etcd.Reader, etcd.Writer]{Name: "etcd/promote-" + m.Name, Doc: "give " + m.Name + " its vote once it has caught up",
+			etcdStep{Name: "etcd/promote-" + m.Name, Doc: "give " + m.Name + " its vote once it has caught up",
 				Needs: []plan.Cell{m.started}, Sets: []plan.Cell{m.promoted},
 				Do: etcd.Promote{Name: m.Name, PeerURL: url, Done: m.promoted}})
 	}
+	return steps
+}
+
+// lane is that of etcd's membership by way of a control-plane host: one, or none without steps.
+func (c EtcdConnector) lane(via host.Reader, steps []etcdStep) []plan.Lane {
+	if len(steps) == 0 {
+		return nil
+	}
+	client := c.connect(via)
 	return []plan.Lane{plan.NewLane[etcd.Reader, etcd.Writer](etcdLane, client, client, steps...)}
 }
 

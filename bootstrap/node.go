@@ -27,6 +27,8 @@ type Target struct {
 	// Serving tells that it is a member whose kubelet runs: one that is half made, or
 	// broken, is looked at by preflight as if it were new.
 	Serving bool
+	// Fenced says why the member of etcd on it must not start again, "" if it may.
+	Fenced string
 	// EtcdData tells that it has the data of a member of etcd.
 	EtcdData bool
 	// Reached is the host's own end of the SSH connection, invalid if unknown.
@@ -62,6 +64,9 @@ func resolve(targets []Target, peer netip.Addr) ([]Node, error) {
 		}
 		names[n.Name] = t.Wish.Name
 		nodes[i] = n
+		if t.Fenced != "" {
+			faults = append(faults, fencedOff(t))
+		}
 	}
 	for i := range nodes {
 		addr, iface, err := chooseAddress(nodes[i].Target, others(targets, i), peer)
@@ -73,6 +78,13 @@ func resolve(targets []Target, peer netip.Addr) ([]Node, error) {
 		nodes[i].Address, nodes[i].Interface = addr, iface
 	}
 	return nodes, errors.Join(faults...)
+}
+
+// fencedOff is the fault of a host that has the data of a member that is none any more.
+func fencedOff(t Target) error {
+	return &fault.Fault{Code: fault.HostTaken, Host: t.Wish.Name,
+		Err:    fmt.Errorf("etcd on it is fenced: %s", t.Fenced),
+		Remedy: "put the host back first: `kubewright reset " + t.Wish.Name + "`; then join it again"}
 }
 
 func others(targets []Target, i int) []Target {

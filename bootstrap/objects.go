@@ -22,6 +22,7 @@ func clusterObjects(c *shared) ([]*unstructured.Unstructured, error) {
 		PodCIDR:    c.Network.PodCIDR, Backend: string(c.Network.Backend),
 		DNSIP: c.Network.DNSIP(), DNSDomain: c.Network.DNSDomain, UpstreamDNS: c.upstreamDNS,
 		AdminGroup: pki.AdminGroup, KubeletUser: pki.KubeletClientUser, JoiningGroup: cluster.BootstrapGroup,
+		RemovedNodes: cluster.RemovedNodes,
 	}
 	var objects []*unstructured.Unstructured
 	for _, a := range addons.All() {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/claim"
-	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
@@ -22,24 +21,22 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
-// Reset is everything that decides the plan of `kubewright reset` and `undo`.
+// Reset is everything that decides the plan of `kubewright reset`, `remove` and `undo`.
 type Reset struct {
 	Targets []Target // with their journals read
 	// Undo says which entries of a host's journal are put back, those of its last
 	// steps; nil: all of them, and the host is released.
 	Undo func([]journal.Entry) []journal.Entry
-	// Cluster is the record of the cluster that the hosts belong to, nil if it
-	// cannot be reached: then nothing is drained.
-	Cluster *spec.Cluster
-	Access  cluster.Access // to that cluster
-	// Leave is the user's kubeconfig that the cluster is taken out of when its
-	// control-plane node goes; "" to leave it as it is.
-	Leave string
-	Name  string // of the cluster in the kubeconfig
+	// Departure is how those that are released leave a cluster that lives on. nil: the cluster
+	// goes with them, cannot be reached, or none is released; then nothing is drained.
+	Departure *Departure
+	// Kubeconfig is the user's, which the cluster is taken out of when it goes with its
+	// control plane; "" to leave it as it is.
+	Kubeconfig string
+	Name       string // of the cluster in the kubeconfig
+	Server     string // its URL there
 	// Force releases a host although something of ours is left on it.
 	Force bool
-	// Connect reaches the API; nil: cluster.New.
-	Connect Connector
 }
 
 // Units are the services of a node.
@@ -64,25 +61,24 @@ type Proof struct {
 // PlanReset lists the steps that take hosts out of their cluster and leave them
 // as they were before: the journal backwards, then a comparison with the inventory
 // taken before the first change. A host that belongs to no cluster has no steps.
-func PlanReset(in Reset) ([]plan.Lane, []Proof) {
-	last := slices.ContainsFunc(in.Targets, func(t Target) bool { return t.Claim != nil && in.releases(t) && controls(t) })
-	if in.Cluster == nil || last || len(in.leaving()) == 0 {
-		lanes, proofs := in.lanes(nil)
-		if last && in.Leave != "" {
-			lanes = append(lanes, plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
-				Name: "kubeconfig/remove", Doc: "take the cluster out of the user's kubeconfig",
-				Do: kubeconfig.Remove{Path: in.Leave, Name: in.Name, Server: in.Access.Server}}))
-		}
-		return lanes, proofs
+func PlanReset(in Reset) ([]plan.Lane, []Proof, error) {
+	leaving := in.Departure.begin()
+	lanes, proofs := in.lanes(leaving)
+	if leaving != nil {
+		more, err := leaving.lanes()
+		return append(lanes, more...), proofs, err
 	}
-	drained := plan.NewValue[bool]("the nodes to be drained")
-	lanes, proofs := in.lanes(drained)
-	client := in.Connect.connect(plan.Of("the admin's access", in.Access), in.Targets[0].Host.Dial)
-	return append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, in.drainStep(drained))), proofs
+	last := slices.ContainsFunc(in.Targets, func(t Target) bool { return t.Claim != nil && in.releases(t) && controls(t) })
+	if last && in.Kubeconfig != "" {
+		lanes = append(lanes, plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
+			Name: "kubeconfig/remove", Doc: "take the cluster out of the user's kubeconfig",
+			Do: kubeconfig.Remove{Path: in.Kubeconfig, Name: in.Name, Server: in.Server}}))
+	}
+	return lanes, proofs, nil
 }
 
-// lanes put the hosts back; after drained, if that is a cell.
-func (in Reset) lanes(drained *plan.Value[bool]) (lanes []plan.Lane, proofs []Proof) {
+// lanes put the hosts back; those that leave a cluster which lives on, once they have left it.
+func (in Reset) lanes(leaving *leaving) (lanes []plan.Lane, proofs []Proof) {
 	for _, t := range in.Targets {
 		if t.Claim == nil {
 			continue
@@ -92,29 +88,30 @@ func (in Reset) lanes(drained *plan.Value[bool]) (lanes []plan.Lane, proofs []Pr
 			proof := Proof{Host: t.Wish.Name, Result: plan.NewValue[inventory.Proof]("the comparison of " + t.Wish.Name)}
 			proofs = append(proofs, proof)
 			steps = append(steps, releaseSteps(t, proof, in.Force)...)
-		}
-		if drained != nil && len(steps) > 0 {
-			steps[0].Needs = []plan.Cell{drained}
+			if leaving != nil {
+				steps[0].Needs = []plan.Cell{leaving.removed}
+				steps = append(leaving.stopSteps(t.Claim.Node), steps...)
+			}
 		}
 		lanes = append(lanes, plan.NewLane[hostReader, hostWriter](t.Wish.Name, t.Host, t.Host, steps...))
 	}
 	return lanes, proofs
 }
 
-// leaving are the worker nodes that leave a cluster which lives on.
-func (in Reset) leaving() []string {
-	var names []string
+// Leavers are the nodes that the targets are which leave their cluster.
+func (in Reset) Leavers() []Leaver {
+	var all []Leaver
 	for _, t := range in.Targets {
-		if t.Claim != nil && in.releases(t) && !controls(t) {
-			names = append(names, t.Claim.Node)
+		if t.Claim != nil && in.releases(t) {
+			all = append(all, t.Leaver())
 		}
 	}
-	return names
+	return all
 }
 
-func (in Reset) drainStep(drained *plan.Value[bool]) clusterStep {
-	return clusterStep{Name: "node/drain", Doc: "move the pods to other nodes, and remove the nodes",
-		Sets: []plan.Cell{drained}, Do: cluster.RemoveNodes{Nodes: in.leaving(), Done: drained}}
+// Leaver is the target as a node that leaves, as its claim says.
+func (t Target) Leaver() Leaver {
+	return Leaver{Member: Member{Node: t.Claim.Node, Host: t.Wish.Name, ControlPlane: controls(t), Address: t.Claim.Address}}
 }
 
 // Destroys tells whether a kubeconfig's cluster, by its name and its server's URL there,

@@ -19,14 +19,17 @@ import (
 // Request is what a verb was asked for. With hosts, bundle and cluster as they are
 // it decides the plan.
 type Request struct {
-	Verb   string        `json:"verb"`             // init, join, reset, undo or apply
+	Verb   string        `json:"verb"`             // init, join, remove, reset, undo or apply
 	Spec   *spec.Cluster `json:"-"`                // of init and apply
 	File   string        `json:"file,omitempty"`   // Spec as YAML
 	Hosts  []spec.Host   `json:"hosts"`            // in the order of the lanes
 	ID     string        `json:"id,omitempty"`     // of a cluster that is to be made
-	Force  bool          `json:"force,omitempty"`  // of reset
+	Force  bool          `json:"force,omitempty"`  // of remove and reset
 	Undo   UndoRange     `json:"undo,omitzero"`    // of undo
 	Remove []string      `json:"remove,omitempty"` // of apply: hosts that may leave the cluster
+	// Timeout of the drain, of remove and reset; 0: DrainTimeout.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	Via     string        `json:"via,omitempty"` // of remove: another host to reach the API through
 }
 
 // UndoRange says how far back undo goes: the last run if it is zero.

@@ -152,6 +152,10 @@ func TestEveryPoint(t *testing.T) {
 		"init":         {initAll},
 		"join":         {initOne, joinTwo},
 		"reset-worker": {initAll, resetWorker},
+		"rejoin":       {initAll, resetWorker, joinWorker},
+		"init-three":   {initThree},
+		"remove-first": {initThree, removeFirst},
+		"join-member":  {initThree, removeFirst, joinMember},
 		"reset":        {initAll, resetAll},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -203,7 +207,7 @@ func schedule(seed uint64) []stage {
 	r := rand.New(rand.NewPCG(seed, 0))
 	stories := [][]verb{
 		{initAll}, {initOne, joinTwo}, {initAll, resetWorker}, {initAll, resetAll}, {initOne, joinTwo, resetAll},
-		{initAll, resetWorker, {"join", []int{3}}}, {initAll, resetAll, initAll},
+		{initAll, resetWorker, joinWorker}, {initAll, resetAll, initAll},
 	}
 	var stages []stage
 	story := stories[r.IntN(len(stories))]

@@ -8,19 +8,20 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"math/big"
 	"net/http"
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,10 +80,7 @@ const etcdID = etcd.DataDir + "/member/sim-id"
 func (m *machine) begin(unit string, p *process) {
 	switch unit {
 	case etcd.Unit:
-		if !m.has(etcdID) {
-			m.PutDir(etcd.DataDir, 0o700)
-			m.Put(etcdID, fmt.Sprint(p.pid, m.boots), 0o600)
-		}
+		m.world.startEtcd(m, p)
 	case controlplane.APIServerUnit:
 		p.ca, _ = m.Get(certs.Dir + "/ca.crt")
 	case containerd.Unit:
@@ -139,6 +137,7 @@ var (
 	nodeResource       = corev1.SchemeGroupVersion.WithResource("nodes")
 	secretResource     = corev1.SchemeGroupVersion.WithResource("secrets")
 	deploymentResource = appsv1.SchemeGroupVersion.WithResource("deployments")
+	configMapResource  = corev1.SchemeGroupVersion.WithResource("configmaps")
 	daemonSetResource  = appsv1.SchemeGroupVersion.WithResource("daemonsets")
 )
 
@@ -176,17 +175,22 @@ func (s *store) node(name string) *corev1.Node {
 	return n
 }
 
+// serving are the machines whose API servers serve, and the content. The lock is held.
+func (w *world) serving() (*store, []*machine) {
+	var s *store
+	var all []*machine
+	for _, m := range w.machines {
+		if of := w.api(m); of != nil {
+			s, all = of, append(all, m)
+		}
+	}
+	return s, all
+}
+
 // store returns the API's content, nil while the API does not serve. The lock is held.
 func (w *world) store() *store {
-	cp := w.machines[0]
-	id, ok := cp.Get(etcdID)
-	if cp.procs[etcd.Unit] == nil || cp.procs[controlplane.APIServerUnit] == nil || !ok {
-		return nil
-	}
-	if w.stores[id] == nil {
-		w.stores[id] = newStore()
-	}
-	return w.stores[id]
+	s, _ := w.serving()
+	return s
 }
 
 // settle is a moment in the life of the cluster: each component does the next
@@ -196,10 +200,18 @@ func (w *world) settle() {
 	defer w.mu.Unlock()
 	for _, m := range w.machines {
 		m.observe()
+		if p := m.procs[etcd.Unit]; p != nil {
+			w.startEtcd(m, p)
+		}
 	}
-	cp := w.machines[0]
-	s := w.store()
-	controllers := s != nil && cp.procs[controlplane.ControllerManagerUnit] != nil
+	s, serving := w.serving()
+	one := func(unit string) bool {
+		return slices.ContainsFunc(serving, func(m *machine) bool { return m.procs[unit] != nil })
+	}
+	controllers := one(controlplane.ControllerManagerUnit)
+	if s != nil {
+		s.setServing(serving)
+	}
 	ready := false
 	for _, m := range w.machines {
 		p := m.procs[kubelet.Unit]
@@ -209,14 +221,14 @@ func (w *world) settle() {
 			m.identify(p)
 		case p.cert == "":
 			if controllers && w.tokenValid(s, p.token) {
-				w.sign(m, p)
+				sign(serving[0], m, p)
 			}
 		case !p.registered:
-			if s != nil && signedBy(p.cert, cp.procs[controlplane.APIServerUnit].ca) {
-				if s.node(m.Name()) == nil {
+			if s != nil && signedBy(p.cert, serving[0].procs[controlplane.APIServerUnit].ca) {
+				if s.node(m.Name()) == nil && !s.removed(m.Name()) {
 					s.put(&corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: m.Name()}})
 				}
-				p.registered = true
+				p.registered = s.node(m.Name()) != nil
 			}
 		case !p.pods:
 			if s != nil && m.procs[containerd.Unit] != nil && strings.Contains(strings.Join(m.lines(imageFile), " "), bundle.PauseImage) {
@@ -238,9 +250,32 @@ func (w *world) settle() {
 			}
 		}
 	}
-	if controllers && cp.procs[controlplane.SchedulerUnit] != nil && ready {
+	if controllers && one(controlplane.SchedulerUnit) && ready {
 		s.setAvailable()
 	}
+}
+
+// removed tells whether addon `removed` keeps a node from registering.
+func (s *store) removed(name string) bool {
+	o, err := s.Get(configMapResource, metav1.NamespaceSystem, cluster.RemovedNodes)
+	if err != nil {
+		return false
+	}
+	_, ok := o.(*corev1.ConfigMap).Data[name]
+	return ok
+}
+
+// setServing is what API servers tell of themselves.
+func (s *store) setServing(serving []*machine) {
+	slice := &discoveryv1.EndpointSlice{
+		TypeMeta: metav1.TypeMeta{APIVersion: "discovery.k8s.io/v1", Kind: "EndpointSlice"},
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes", Namespace: metav1.NamespaceDefault,
+			Labels: map[string]string{discoveryv1.LabelServiceName: "kubernetes"}},
+	}
+	for _, m := range serving {
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{m.address.String()}})
+	}
+	s.put(slice)
 }
 
 // runPods is what a node's pods bring about on it.
@@ -306,10 +341,10 @@ func (w *world) tokenValid(s *store, bearer string) bool {
 	return false
 }
 
-// sign gives a kubelet the certificate that it asks for.
-func (w *world) sign(m *machine, p *process) {
-	ca, _ := w.machines[0].Get(certs.Dir + "/ca.crt")
-	caKey, _ := w.machines[0].Get(certs.Dir + "/ca.key")
+// sign gives a kubelet the certificate that it asks for, by the authority on cp.
+func sign(cp, m *machine, p *process) {
+	ca, _ := cp.Get(certs.Dir + "/ca.crt")
+	caKey, _ := cp.Get(certs.Dir + "/ca.key")
 	signer, err := x509.ParsePKCS8PrivateKey(decode(caKey))
 	if err != nil {
 		panic(err)
@@ -382,29 +417,46 @@ func (w *world) connect(access *plan.Value[cluster.Access], dial cluster.DialFun
 	return c
 }
 
-// reach returns the API's content, or the error of a client that does not get there.
+// reach returns the API's content, or the error of a client that does not get there: to the server
+// that it asks for, or to another one that it knows.
 func (c *client) reach(ctx context.Context) (*store, error) {
-	server, err := url.Parse(c.access.Get().Server)
+	access := c.access.Get()
+	server, err := url.Parse(access.Server)
 	if err != nil {
 		return nil, err
 	}
-	failed := func(err error) (*store, error) { return nil, &url.Error{Op: "Get", URL: server.String(), Err: err} }
-	conn, err := c.dial(ctx, "tcp", server.Host)
+	for _, at := range append([]string{server.Host}, access.Others...) {
+		var s *store
+		if s, err = c.reachAt(ctx, at, string(access.CA)); err == nil {
+			return s, nil
+		}
+	}
+	return nil, &url.Error{Op: "Get", URL: server.String(), Err: err}
+}
+
+func (c *client) reachAt(ctx context.Context, server, ca string) (*store, error) {
+	conn, err := c.dial(ctx, "tcp", server)
 	if err != nil {
-		return failed(err)
+		return nil, err
 	}
 	if err := conn.Close(); err != nil {
-		return failed(err)
+		return nil, err
 	}
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	s := c.w.store()
-	if s == nil {
-		return failed(syscall.ECONNREFUSED)
+	i := slices.IndexFunc(c.w.machines, func(m *machine) bool { return server == m.api() })
+	if i < 0 {
+		return nil, syscall.ECONNREFUSED
 	}
-	if string(c.access.Get().CA) != c.w.machines[0].procs[controlplane.APIServerUnit].ca {
-		return failed(x509.UnknownAuthorityError{})
+	m := c.w.machines[i]
+	s := c.w.api(m)
+	switch {
+	case s == nil:
+		return nil, syscall.ECONNREFUSED
+	case ca != m.procs[controlplane.APIServerUnit].ca:
+		return nil, x509.UnknownAuthorityError{}
 	}
+	c.w.asked = m
 	return s, nil
 }
 

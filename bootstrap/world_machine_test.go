@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"path"
 	"slices"
@@ -23,6 +24,7 @@ import (
 // files, also what a real one keeps elsewhere, so that one comparison sees it all.
 type machine struct {
 	*hosttest.Sim
+	world   *world
 	address netip.Addr
 	bundle  *bundle.Bundle      // what the program that unpacks is sent
 	procs   map[string]*process // by unit
@@ -76,6 +78,9 @@ func newMachine(t testing.TB, n int, b *bundle.Bundle) *machine {
 	m.startKernel()
 	return m
 }
+
+// api is where the machine's API server serves, if it has one.
+func (m *machine) api() string { return net.JoinHostPort(m.address.String(), "6443") }
 
 // settings are the kernel's own values of what kubewright sets.
 func settings() map[string]string {

@@ -42,7 +42,7 @@ import (
 type world struct {
 	t          testing.TB
 	seed       uint64
-	machines   []*machine // the first has the control plane
+	machines   []*machine // the first has the control plane, others may have it, too
 	bundle     *bundle.Bundle
 	kubeconfig string
 
@@ -51,10 +51,12 @@ type world struct {
 	plan []cut    // of that run, what is to happen
 
 	mu       sync.Mutex
-	stores   map[string]*store // by etcdID
-	happened map[string]int    // how often an operation has
-	count    int               // operations of the run
-	log      []string          // operations of all runs
+	stores   map[string]*store  // by the quorum's id
+	quorums  map[string]*quorum // likewise
+	asked    *machine           // whose API server answered last
+	happened map[string]int     // how often an operation has
+	count    int                // operations of the run
+	log      []string           // operations of all runs
 }
 
 // kind is how a run is broken off.
@@ -114,7 +116,7 @@ const worldHosts = 3
 func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 	w := &world{
 		t: t, seed: seed, bundle: b, kubeconfig: filepath.Join(dir, "config"),
-		stores: map[string]*store{}, happened: map[string]int{},
+		stores: map[string]*store{}, quorums: map[string]*quorum{}, happened: map[string]int{},
 	}
 	const other = "apiVersion: v1\nclusters:\n- cluster:\n    server: https://192.0.2.1:6443\n  name: other\n" +
 		"contexts: null\ncurrent-context: \"\"\nkind: Config\nusers: null\n" // as client-go writes it
@@ -122,11 +124,15 @@ func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 		t.Fatal(err)
 	}
 	for n := 1; n <= worldHosts; n++ {
-		w.machines = append(w.machines, newMachine(t, n, b))
+		m := newMachine(t, n, b)
+		m.world = w
+		w.machines = append(w.machines, m)
 	}
-	api := net.JoinHostPort(w.machines[0].address.String(), "6443")
+	w.asked = w.machines[0]
 	for _, m := range w.machines {
-		m.Serve("tcp", api, func(c net.Conn) { c.Close() }) //nolint:errcheck // a pipe
+		for _, other := range w.machines {
+			m.Serve("tcp", other.api(), func(c net.Conn) { c.Close() }) //nolint:errcheck // a pipe
+		}
 	}
 	return w
 }
@@ -135,17 +141,27 @@ func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 type verb struct {
 	name  string // init, join, reset
 	hosts []int  // from 1
+	all   bool   // of init: they are control-plane hosts all of them, not only the first
 }
 
-func (v verb) String() string { return fmt.Sprintf("%s %v", v.name, v.hosts) }
+func (v verb) String() string {
+	if v.all {
+		return fmt.Sprintf("%s %v as control-plane hosts", v.name, v.hosts)
+	}
+	return fmt.Sprintf("%s %v", v.name, v.hosts)
+}
 
 // The command lines that are tried.
 var (
-	initAll     = verb{"init", []int{1, 2, 3}} // init -f
-	initOne     = verb{"init", []int{1}}
-	joinTwo     = verb{"join", []int{2, 3}}
-	resetWorker = verb{"reset", []int{3}}
-	resetAll    = verb{"reset", []int{1, 2, 3}}
+	initAll     = verb{name: "init", hosts: []int{1, 2, 3}} // init -f
+	initThree   = verb{name: "init", hosts: []int{1, 2, 3}, all: true}
+	initOne     = verb{name: "init", hosts: []int{1}}
+	joinTwo     = verb{name: "join", hosts: []int{2, 3}}
+	joinWorker  = verb{name: "join", hosts: []int{3}}
+	joinMember  = verb{name: "join", hosts: []int{1}, all: true}
+	resetWorker = verb{name: "reset", hosts: []int{3}}
+	removeFirst = verb{name: "remove", hosts: []int{1}}
+	resetAll    = verb{name: "reset", hosts: []int{1, 2, 3}}
 )
 
 // run is one run of the program: from connecting to its end, with all hosts
@@ -167,7 +183,7 @@ func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
 	var hosts []spec.Host
 	for _, n := range v.hosts {
 		h := spec.Host{Name: fmt.Sprintf("h%d", n), Role: spec.WorkerRole}
-		if n == 1 {
+		if n == 1 || v.all {
 			h.Role = spec.ControlPlaneRole
 		}
 		hosts = append(hosts, h)
@@ -221,6 +237,11 @@ func (w *world) rest() {
 	}
 }
 
+// number is that of a machine, from 1.
+func (w *world) number(name string) int {
+	return 1 + slices.IndexFunc(w.machines, func(m *machine) bool { return m.Name() == name })
+}
+
 func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 	i := slices.IndexFunc(w.machines, func(m *machine) bool { return m.Name() == h.Name })
 	m := w.machines[i]
@@ -234,47 +255,77 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 		wish := &spec.Cluster{Name: "sim", Hosts: hosts}
 		wish.Default()
 		id := "a-cluster"
-		if targets[0].Claim != nil {
-			id = targets[0].Claim.ClusterID
+		if i := slices.IndexFunc(targets, func(t Target) bool { return t.Claim != nil }); i >= 0 {
+			id = targets[i].Claim.ClusterID
 		}
 		lanes, _, err := PlanInit(Init{
-			Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect,
+			Cluster: wish, ID: id, Targets: FounderFirst(targets), Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd,
 		})
 		return lanes, err
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
-	var record cluster.Record
-	var known *spec.Cluster
+	var live *Live
 	err := accessErr
 	if err == nil {
-		if record, err = cluster.ReadRecord(ctx, w.connect(plan.Of("access", access), targets[0].Host.Dial)); err == nil {
-			known, err = spec.Load(strings.NewReader(record.Spec), "record")
+		api := w.connect(plan.Of("access", access), targets[0].Host.Dial)
+		var record cluster.Record
+		if record, err = cluster.ReadRecord(ctx, api); err == nil {
+			live, err = lookAt(ctx, access, api, record)
 		}
+	}
+	if err == nil { // as the API lists them
+		slices.SortFunc(live.Nodes, func(x, y Member) int { return strings.Compare(x.Node, y.Node) })
 	}
 	if v.name == "join" {
 		if err != nil {
 			return nil, err
 		}
-		known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool { return h.Role == spec.WorkerRole }), hosts...)
-		return PlanJoin(Join{Cluster: known, ID: record.ID, Access: access, Targets: targets, Bundle: w.bundle, Run: run, Connect: w.connect})
+		known := live.Spec
+		known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool {
+			return slices.ContainsFunc(hosts, func(j spec.Host) bool { return j.Name == h.Name })
+		}), hosts...)
+		in := Join{Cluster: known, ID: live.Record.ID, Access: access, Servers: live.Servers, Targets: targets, Bundle: w.bundle, Run: run,
+			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
+		if v.all {
+			i := slices.IndexFunc(live.Nodes, func(m Member) bool { return m.ControlPlane && !slices.Contains(v.hosts, w.number(m.Node)) })
+			via, err := Connect(ctx, []spec.Host{{Name: live.Nodes[i].Host, Role: spec.ControlPlaneRole}}, w.dial)
+			if err != nil {
+				return nil, err
+			}
+			in.Via = &via[0]
+		}
+		return PlanJoin(in)
 	}
 	if err := ReadJournals(ctx, targets); err != nil {
 		return nil, err
 	}
-	in := Reset{Targets: targets, Connect: w.connect}
+	in := Reset{Targets: targets}
 	if !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil }) {
 		return nil, nil
 	}
 	switch {
 	case err == nil:
-		in.Cluster, in.Access, in.Leave, in.Name = known, access, w.kubeconfig, name
+		d := &Departure{Live: live, Nodes: in.Leavers(), By: "an admin", Timeout: DrainTimeout,
+			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
+		if !d.Stays() {
+			in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
+			break
+		}
+		keepers, err := Connect(ctx, []spec.Host{{Name: d.Keepers()[0].Host, Role: spec.ControlPlaneRole}}, w.dial)
+		if err != nil {
+			return nil, err
+		}
+		d.Keeper, in.Departure, w.via = keepers[0], d, w.machines[w.number(keepers[0].Wish.Name)-1]
+		if err := d.Refuse(ctx); err != nil {
+			return nil, err
+		}
 	case v.hosts[0] != 1:
 		return nil, err // nothing can be drained
 	case accessErr == nil && in.Destroys(name, access.Server):
-		in.Access, in.Leave, in.Name = access, w.kubeconfig, name
+		in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
 	}
-	lanes, _ := PlanReset(in)
-	return lanes, nil
+	lanes, _, err := PlanReset(in)
+	return lanes, err
 }
 
 // operate does one operation of the run, on a machine or through it on the API. It
@@ -358,7 +409,7 @@ func (w *world) strike(c cut, m *machine, api bool) {
 	if c.victim > 0 {
 		m = w.machines[c.victim-1]
 	} else if api && c.kind == unplugged {
-		m = w.machines[0]
+		m = w.asked
 	}
 	switch c.kind {
 	case killed:

@@ -24,7 +24,8 @@ type bootOrders struct {
 	Binds       []bindMount // from outside the overlay
 	Swaps       string      // file in the place of /proc/swaps, if there is one
 	FullDisk    bool        // instead of Binds
-	SlowDisk    bool        // extraFD is the fuse device of one for slowFolder
+	EtcdDisk    int         // MiB of one for etcdFolder; 0: its bind
+	SlowDisk    bool        // extraFD is the fuse device of one for etcdFolder
 	Hierarchies []hierarchy
 }
 

@@ -575,6 +575,8 @@ func TestBadOptions(t *testing.T) {
 		{Name: "a", Hosts: 1, Trouble: Trouble{ClockAhead: -time.Hour}},
 		{Name: "a", Hosts: 1, Trouble: Trouble{SlowDisk: time.Hour}},
 		{Name: "a", Hosts: 1, Trouble: Trouble{SlowDisk: time.Second, FullDisk: true}},
+		{Name: "a", Hosts: 1, Trouble: Trouble{EtcdDisk: 100, FullDisk: true}},
+		{Name: "a", Hosts: 1, Trouble: Trouble{EtcdDisk: 2000}},
 	} {
 		if err := o.check(); fault.CodeOf(err) != fault.Usage {
 			t.Errorf("%+v: %v", o, err)

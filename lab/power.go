@@ -196,7 +196,7 @@ func (l *Lab) boot(ctx context.Context, h *hostState) error {
 		return err
 	}
 	disk.reap()
-	return release(disk, diskOrders{Dir: dataDir(l.state.hostDir(h), slowFolder), Fsync: slow})
+	return release(disk, diskOrders{Dir: dataDir(l.state.hostDir(h), etcdFolder), Fsync: slow})
 }
 
 // startInit makes the host's namespaces and lets its init go. The further files
@@ -249,6 +249,7 @@ func (l *Lab) bootOrders(h *hostState) bootOrders {
 		Recipe:      filepath.Base(l.state.Rootfs),
 		Hierarchies: l.trees,
 		FullDisk:    l.state.trouble(h).FullDisk,
+		EtcdDisk:    l.state.trouble(h).EtcdDisk,
 		SlowDisk:    l.state.trouble(h).SlowDisk != 0,
 	}
 	if l.state.trouble(h).Swap {

@@ -32,6 +32,9 @@ type Trouble struct {
 	// FullDisk leaves 16 MiB, in memory, for each of /var/lib/containerd,
 	// /var/lib/kubelet and /var/lib/etcd. They are empty again after a power cut.
 	FullDisk bool `json:"fullDisk,omitempty"`
+	// EtcdDisk is how many MiB /var/lib/etcd has on a file system of its own, in memory,
+	// which can be filled. It is empty again after a power cut.
+	EtcdDisk int `json:"etcdDisk,omitempty"`
 	// SlowDisk is how much longer fsync and fdatasync of a file below /var/lib/etcd
 	// take. Writes to a file that was opened with O_DSYNC are not slowed.
 	SlowDisk time.Duration `json:"slowDisk,omitempty"`
@@ -51,6 +54,9 @@ func (o Trouble) String() string {
 	if o.FullDisk {
 		all = append(all, "a full disk")
 	}
+	if o.EtcdDisk != 0 {
+		all = append(all, fmt.Sprintf("%d MiB for etcd", o.EtcdDisk))
+	}
 	if o.SlowDisk != 0 {
 		all = append(all, fmt.Sprintf("a disk %s slow", o.SlowDisk))
 	}
@@ -62,13 +68,22 @@ func (o Trouble) String() string {
 
 func (o Trouble) check() error {
 	const longest = time.Minute // a systemd that waits longer for its disk gives units up
+	const largest = 1 << 10     // it is in memory
+	disks := 0
+	for _, disk := range []bool{o.FullDisk, o.EtcdDisk != 0, o.SlowDisk != 0} {
+		if disk {
+			disks++
+		}
+	}
 	switch {
 	case o.ClockAhead < 0 || o.ClockAhead%time.Second != 0:
 		return fault.New(fault.Usage, "", "a clock is ahead by whole seconds, not %s", o.ClockAhead)
 	case o.SlowDisk < 0 || o.SlowDisk > longest:
 		return fault.New(fault.Usage, "", "a disk is slow by up to %s, not %s", longest, o.SlowDisk)
-	case o.SlowDisk != 0 && o.FullDisk:
-		return fault.New(fault.Usage, "", "a disk is slow or full, not both")
+	case o.EtcdDisk < 0 || o.EtcdDisk > largest:
+		return fault.New(fault.Usage, "", "a disk for etcd has up to %d MiB, not %d", largest, o.EtcdDisk)
+	case disks > 1:
+		return fault.New(fault.Usage, "", "a disk is slow, full or etcd's own, one of them")
 	}
 	return nil
 }
@@ -124,16 +139,19 @@ func mountTrouble(o *bootOrders) error {
 			}
 		}
 	}
+	if o.EtcdDisk != 0 {
+		return mount("tmpfs", filepath.Join(o.Root, etcdFolder), "tmpfs", safe, fmt.Sprintf("mode=700,size=%dm", o.EtcdDisk))
+	}
 	if !o.SlowDisk {
 		return nil
 	}
 	defer syscall.Close(extraFD) // the server has it too
 	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=0,group_id=0,allow_other,default_permissions", extraFD, syscall.S_IFDIR)
-	return mount("lab-disk", filepath.Join(o.Root, slowFolder), "fuse", safe, options)
+	return mount("lab-disk", filepath.Join(o.Root, etcdFolder), "fuse", safe, options)
 }
 
-// slowFolder is the one of dataFolders that a slow disk is mounted on.
-const slowFolder = "/var/lib/etcd"
+// etcdFolder is the one of dataFolders that a slow disk, or one of its own, is mounted on.
+const etcdFolder = "/var/lib/etcd"
 
 const (
 	fuseDevice = "/dev/fuse"

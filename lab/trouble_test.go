@@ -113,6 +113,16 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+func TestEtcdDisk(t *testing.T) {
+	name := testName("etcddisk")
+	l := newTestLab(t, Options{Name: name, Hosts: 1, Trouble: Trouble{EtcdDisk: 32}})
+	fill := []string{"dd", "if=/dev/zero", "of=" + etcdFolder + "/probe", "bs=1M", "count=33"}
+	if out, status := try(t, l, name+"-1", fill...); status == 0 || !strings.Contains(out, "No space left") {
+		t.Errorf("33 MiB on 32: %s", out)
+	}
+	run(t, l, name+"-1", "dd", "if=/dev/zero", "of=/var/lib/kubelet/probe", "bs=1M", "count=33") // another's room
+}
+
 // TestBastion has hosts behind the first one; and users whose sudo asks, as every host has.
 func TestBastion(t *testing.T) {
 	name := testName("bastion")

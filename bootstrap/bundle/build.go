@@ -86,7 +86,7 @@ var programs = [...]string{
 
 // kubeNames are the components of cmd/kube: each is a link to it.
 var kubeNames = [...]string{
-	"apilb", "containerd", "coredns", "ctr", "etcd", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager",
+	"apilb", "containerd", "coredns", "ctr", "etcd", "etcd-fence", "etcdctl", "etcdutl", "kube-apiserver", "kube-controller-manager",
 	"kube-proxy", "kube-scheduler", "kubectl", "kubelet", "overlay", "vip",
 }
 

@@ -30,6 +30,7 @@ func rules() []rule {
 		{"", []string{"bind: address already in use"}, finding.PortInUse},
 		{"", []string{"certificate has expired"}, finding.CertificateExpired},
 
+		{"etcd", []string{"etcd is fenced and does not start"}, finding.EtcdFenced},
 		{"etcd", []string{"database space exceeded"}, finding.EtcdNoSpace},
 		{"etcd", []string{"crc mismatch"}, finding.EtcdDamaged},
 		{"etcd", []string{"failed to open database"}, finding.EtcdDamaged},

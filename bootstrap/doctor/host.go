@@ -63,6 +63,13 @@ func checkEtcd(ctx context.Context, e *examination, p patient) (finding.Report, 
 	if !p.controlPlane() {
 		return nil, nil
 	}
+	reason, err := etcd.Fenced(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if reason != "" {
+		return finding.Report{{Code: finding.EtcdFenced, Severity: finding.Error, Message: "etcd is fenced and does not start: " + redact.Text(reason)}}, nil
+	}
 	client := etcd.NewClient(p, path.Join(certs.Dir, "etcd"))
 	defer client.Close() //nolint:errcheck // only read through
 	members, err := client.Members(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +47,7 @@ type Client struct {
 	mu    sync.Mutex
 	tls   *tls.Config
 	conns map[string]*conn // by client URL
-	known []string         // client URLs of all members, the one that listed them first
+	known []string         // client URLs of all members, the one that listed them first; nil: none is known yet
 }
 
 var (
@@ -57,7 +58,7 @@ var (
 // NewClient returns a client that is the health check client whose certificate is on the
 // control-plane host via, below pki.
 func NewClient(via host.Reader, pki string) *Client {
-	return &Client{via: via, pki: pki, patience: healthTimeout, conns: map[string]*conn{}, known: []string{own}}
+	return &Client{via: via, pki: pki, patience: healthTimeout, conns: map[string]*conn{}}
 }
 
 // conn is a connection to one member, and to no other.
@@ -93,11 +94,32 @@ func credentials(ctx context.Context, r host.Reader, pki string) (*tls.Config, e
 	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}, nil
 }
 
+// neighbours are the members that the host's apilb knows of: a way to etcd if the host's own member is dead.
+func (c *Client) neighbours(ctx context.Context) []string {
+	content, err := c.via.ReadFile(ctx, NeighboursFile)
+	if err != nil {
+		return nil // there is none on a host that is only being made
+	}
+	var remembered struct {
+		Servers []string `json:"servers"`
+	}
+	if json.Unmarshal(content, &remembered) != nil {
+		return nil
+	}
+	var urls []string
+	for _, server := range remembered.Servers {
+		if address, _, err := net.SplitHostPort(server); err == nil {
+			urls = append(urls, url(address, ClientPort))
+		}
+	}
+	return urls
+}
+
 // member is the connection to the member at a client URL.
-func (c *Client) member(ctx context.Context, url string) (*conn, error) {
+func (c *Client) member(ctx context.Context, at string) (*conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if to, ok := c.conns[url]; ok {
+	if to, ok := c.conns[at]; ok {
 		return to, nil
 	}
 	if c.tls == nil {
@@ -106,11 +128,11 @@ func (c *Client) member(ctx context.Context, url string) (*conn, error) {
 			return nil, err
 		}
 	}
-	to := &conn{url: url}
+	to := &conn{url: at}
 	var err error
 	to.Client, err = clientv3.New(clientv3.Config{
 		Context:         context.WithoutCancel(ctx), // it outlives the call; Close ends it
-		Endpoints:       []string{url},
+		Endpoints:       []string{at},
 		MaxUnaryRetries: 1,            // whoever calls knows better what a failure means
 		Logger:          zap.NewNop(), // what it would print is in its errors, too
 		TLS:             c.tls.Clone(),
@@ -132,7 +154,7 @@ func (c *Client) member(ctx context.Context, url string) (*conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd client: %w", err)
 	}
-	c.conns[url] = to
+	c.conns[at] = to
 	return to, nil
 }
 
@@ -199,6 +221,16 @@ type list struct {
 	*clientv3.MemberListResponse
 }
 
+// ways are the client URLs of all members that are known, the best one first.
+func (c *Client) ways(ctx context.Context) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.known == nil {
+		c.known = append([]string{own}, c.neighbours(ctx)...)
+	}
+	return slices.Clone(c.known)
+}
+
 // ask asks all known members at once for the list, and takes the first answer. Unless
 // remembered, the answer is one that a quorum stands for; else it is what that member remembers.
 func (c *Client) ask(ctx context.Context, remembered bool) (list, error) {
@@ -208,9 +240,7 @@ func (c *Client) ask(ctx context.Context, remembered bool) (list, error) {
 	if remembered {
 		opts = append(opts, clientv3.WithSerializable())
 	}
-	c.mu.Lock()
-	known := slices.Clone(c.known)
-	c.mu.Unlock()
+	known := c.ways(ctx)
 	type answer struct {
 		list
 		err   error
@@ -295,10 +325,10 @@ func (c *Client) learn(l list) {
 }
 
 // status asks one member how it is.
-func (c *Client) status(ctx context.Context, url string) (*clientv3.StatusResponse, string) {
+func (c *Client) status(ctx context.Context, at string) (*clientv3.StatusResponse, string) {
 	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
-	to, err := c.member(ctx, url)
+	to, err := c.member(ctx, at)
 	if err != nil {
 		return nil, err.Error()
 	}

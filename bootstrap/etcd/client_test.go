@@ -4,9 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
-	"net/netip"
-	neturl "net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,13 +16,11 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
-	"go.uber.org/zap"
 
+	"github.com/kubewright/kubewright/bootstrap/etcd/etcdtest"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/plan"
-	"github.com/kubewright/kubewright/pki"
 )
 
 // near is the host through which the client goes: its files are below a folder, and what
@@ -31,17 +28,29 @@ import (
 type near struct {
 	host.Reader
 	first string
+	known string // the one that its apilb knows as localhost, "" if it knows none
 
 	mu    sync.Mutex
 	conns map[string][]net.Conn // by address
 	off   map[string]bool
 }
 
-func (n *near) ReadFile(_ context.Context, name string) ([]byte, error) { return os.ReadFile(name) }
+func (n *near) ReadFile(_ context.Context, name string) ([]byte, error) {
+	switch {
+	case name != NeighboursFile:
+		return os.ReadFile(name)
+	case n.known == "":
+		return nil, fs.ErrNotExist
+	}
+	return []byte(`{"servers":["localhost:6443"]}`), nil
+}
 
 func (n *near) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	if address == "127.0.0.1:"+ClientPort {
+	switch address {
+	case "127.0.0.1:" + ClientPort:
 		address = n.first
+	case "localhost:" + ClientPort:
+		address = n.known
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -65,91 +74,22 @@ func (n *near) cut(address string) {
 	}
 }
 
-// world is an etcd of real members on loopback, with certificates as a cluster's are.
+// world is an etcd of real members, and the host through which it is reached.
 type world struct {
-	t     *testing.T
-	certs string
-	up    map[string]*embed.Etcd
-	near  *near
+	*etcdtest.World
+	t    *testing.T
+	near *near
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, certs: t.TempDir(), up: map[string]*embed.Etcd{},
-		near: &near{conns: map[string][]net.Conn{}, off: map[string]bool{}}}
-	b, err := pki.NewBundle(pki.Inputs{Node: "cp1", Address: netip.MustParseAddr("127.0.0.1"),
-		ServiceIP: netip.MustParseAddr("10.96.0.1"), DNSDomain: "cluster.local"}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range b.Files() {
-		if name, ok := strings.CutPrefix(f.Name, "etcd/"); ok {
-			if err := os.WriteFile(filepath.Join(w.certs, name), f.Content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	w := &world{etcdtest.New(t), t, &near{conns: map[string][]net.Conn{}, off: map[string]bool{}}}
+	w.Cut = w.near.cut
 	return w
-}
-
-// free is an URL on loopback that nobody serves.
-func (w *world) free() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	defer l.Close() //nolint:errcheck // nobody came
-	return "https://" + l.Addr().String()
-}
-
-// start runs a member. change may be nil.
-func (w *world) start(name, peer, cluster, state string, change func(*embed.Config)) *embed.Etcd {
-	w.t.Helper()
-	at := func(s string) []neturl.URL {
-		u, err := neturl.Parse(s)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		return []neturl.URL{*u}
-	}
-	cfg := embed.NewConfig()
-	client := at(w.free())
-	cfg.Name, cfg.Dir = name, w.t.TempDir()
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = client, client
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = at(peer), at(peer)
-	cfg.InitialCluster, cfg.ClusterState = cluster, state
-	cfg.TickMs, cfg.ElectionMs = 20, 200
-	cfg.StrictReconfigCheck = false // it would have the test wait for five seconds
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	cfg.UnsafeNoFsync = true
-	tls := func(name string) transport.TLSInfo {
-		return transport.TLSInfo{CertFile: filepath.Join(w.certs, name+".crt"), KeyFile: filepath.Join(w.certs, name+".key"),
-			TrustedCAFile: filepath.Join(w.certs, "ca.crt"), ClientCertAuth: true}
-	}
-	cfg.ClientTLSInfo, cfg.PeerTLSInfo = tls("server"), tls("peer")
-	if change != nil {
-		change(cfg)
-	}
-	e, err := embed.StartEtcd(cfg)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.up[name] = e
-	w.t.Cleanup(func() { w.stop(name) })
-	return e
-}
-
-// stop ends a member as a power cut does: nobody is told.
-func (w *world) stop(name string) {
-	if e := w.up[name]; e != nil {
-		w.up[name] = nil
-		w.near.cut(e.Clients[0].Addr().String()) // or it would wait for the client
-		e.Close()
-	}
 }
 
 func (w *world) client(first *embed.Etcd) *Client {
 	w.near.first = first.Clients[0].Addr().String()
-	c := NewClient(w.near, w.certs)
+	c := NewClient(w.near, w.Certs)
 	w.t.Cleanup(func() { c.Close() }) //nolint:errcheck // nothing is left to be written
 	return c
 }
@@ -174,8 +114,8 @@ func (w *world) members(c *Client) Membership {
 
 func TestClient(t *testing.T) {
 	w := newWorld(t)
-	peer := w.free()
-	first := w.start("cp1", peer, "cp1="+peer, "new", nil)
+	peer := w.FreeURL()
+	first := w.Start("cp1", peer, "cp1="+peer, "new", nil)
 	<-first.Server.ReadyNotify()
 	c := w.client(first)
 	m := w.members(c)
@@ -184,7 +124,7 @@ func TestClient(t *testing.T) {
 	}
 
 	for _, name := range []string{"cp2", "cp3"} {
-		peer := w.free()
+		peer := w.FreeURL()
 		cluster, vote := plan.NewValue[string]("the members"), plan.NewValue[bool]("the vote")
 		w.apply(c, AddLearner{Name: name, PeerURL: peer, Fresh: true, Cluster: cluster})
 		m, _ := w.members(c).At(peer)
@@ -198,11 +138,11 @@ func TestClient(t *testing.T) {
 			if err := c.AddLearner(t.Context(), peer); !errors.Is(err, ErrMemberExists) {
 				t.Errorf("added twice: %v", err)
 			}
-			if err := c.AddLearner(t.Context(), w.free()); !errors.Is(err, ErrOtherLearner) {
+			if err := c.AddLearner(t.Context(), w.FreeURL()); !errors.Is(err, ErrOtherLearner) {
 				t.Errorf("two at a time: %v", err)
 			}
 		}
-		w.start(name, peer, cluster.Get(), "existing", nil)
+		w.Start(name, peer, cluster.Get(), "existing", nil)
 		w.apply(c, Promote{Name: name, PeerURL: peer, Done: vote})
 	}
 	if err := c.Remove(t.Context(), "1234"); !errors.Is(err, ErrMemberNotFound) {
@@ -242,7 +182,7 @@ func TestClient(t *testing.T) {
 	}
 
 	// One that is dead is told, and the lead is found elsewhere.
-	w.stop("cp2")
+	w.Stop("cp2")
 	ms := w.members(c)
 	if cp2, _ := ms.Named("cp2"); cp2.Healthy || !strings.Contains(cp2.Trouble, "connection refused") {
 		t.Errorf("%+v", cp2)
@@ -269,17 +209,17 @@ func TestNoQuorum(t *testing.T) {
 	peers := map[string]string{}
 	for i := range 2 {
 		name := fmt.Sprintf("cp%d", i+1)
-		peers[name] = w.free()
+		peers[name] = w.FreeURL()
 		cluster = append(cluster, name+"="+peers[name])
 	}
 	for name, peer := range peers {
-		w.start(name, peer, strings.Join(cluster, ","), "new", nil)
+		w.Start(name, peer, strings.Join(cluster, ","), "new", nil)
 	}
-	<-w.up["cp1"].Server.ReadyNotify()
-	c := w.client(w.up["cp1"])
+	<-w.Member("cp1").Server.ReadyNotify()
+	c := w.client(w.Member("cp1"))
 	c.patience = 300 * time.Millisecond // a member without a quorum says nothing
 	w.members(c)
-	w.stop("cp2")
+	w.Stop("cp2")
 	if err := plan.WaitUntil(t.Context(), "the quorum to be lost", func(ctx context.Context) (string, error) {
 		if _, err := c.Members(ctx); err == nil || !errors.Is(err, ErrNoQuorum) {
 			return fmt.Sprint(err), nil
@@ -296,7 +236,18 @@ func TestNoQuorum(t *testing.T) {
 	if cp1.Healthy || cp1.Trouble != "it knows of no leader" {
 		t.Errorf("%+v", cp1)
 	}
-	w.stop("cp1")
+	// Where the host's own member is dead from the start, its apilb knows another.
+	w.Start("cp2", peers["cp2"], strings.Join(cluster, ","), "existing", nil)
+	<-w.Member("cp2").Server.ReadyNotify()
+	away := &near{first: "127.0.0.1:1", known: w.Member("cp2").Clients[0].Addr().String(), conns: map[string][]net.Conn{}, off: map[string]bool{"127.0.0.1:1": true}}
+	other := NewClient(away, w.Certs)
+	defer other.Close() //nolint:errcheck // nothing is left to be written
+	if members, err := other.Members(t.Context()); err != nil || len(members) != 2 {
+		t.Errorf("%+v, %v", members, err)
+	}
+	w.Cut = func(address string) { w.near.cut(address); away.cut(address) }
+	w.Stop("cp2")
+	w.Stop("cp1")
 	if _, err := c.Members(t.Context()); !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrNoQuorum) {
 		t.Errorf("all are dead: %v", err)
 	}
@@ -304,8 +255,8 @@ func TestNoQuorum(t *testing.T) {
 
 func TestAlarm(t *testing.T) {
 	w := newWorld(t)
-	peer := w.free()
-	first := w.start("cp1", peer, "cp1="+peer, "new", func(c *embed.Config) { c.QuotaBackendBytes = 1 << 20 })
+	peer := w.FreeURL()
+	first := w.Start("cp1", peer, "cp1="+peer, "new", func(c *embed.Config) { c.QuotaBackendBytes = 1 << 20 })
 	<-first.Server.ReadyNotify()
 	c := w.client(first)
 	to, err := c.member(t.Context(), own)

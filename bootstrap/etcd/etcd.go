@@ -19,6 +19,11 @@ const (
 	// ClientPort and PeerPort are where it serves.
 	ClientPort = "2379"
 	PeerPort   = "2380"
+	// NeighboursFile has the control-plane hosts as {"servers":["ADDRESS:PORT"]}, of their API servers:
+	// apilb remembers them there.
+	NeighboursFile = "/var/lib/apilb/servers.json"
+	// fencedStatus is with which etcd-fence ends if the member was taken out of its cluster.
+	fencedStatus = "78"
 )
 
 // Inputs are what it depends on.
@@ -62,7 +67,7 @@ func Service(in Inputs) systemd.Service {
 		Doc:         "https://etcd.io/docs/",
 		After:       []string{"network-online.target"},
 		Type:        "notify",
-		Exec:        append([]string{install.Bin("etcd")}, systemd.Flags(flags, in.ExtraArgs)...),
+		Exec:        append([]string{install.Bin("etcd-fence"), "--servers=" + NeighboursFile, "--"}, systemd.Flags(flags, in.ExtraArgs)...),
 		Inputs:      []string{in.PKI + "/ca.crt", in.PKI + "/server.crt", in.PKI + "/peer.crt", install.Current},
 		Options: map[string]string{
 			"EnvironmentFile": environmentFile,
@@ -70,6 +75,8 @@ func Service(in Inputs) systemd.Service {
 			"ProtectHome":     "yes",
 			"PrivateTmp":      "yes",
 			"NoNewPrivileges": "yes",
+			// Nothing but a reset makes it a member again.
+			"RestartPreventExitStatus": fencedStatus,
 		},
 		Brings: plan.Objects(plan.ObjectFile, DataDir),
 	}

@@ -232,13 +232,18 @@ func (a Remove) Foresee() plan.Diff {
 	return diff
 }
 
-// Apply refuses all of it before the first one is taken out, if one could not be.
-func (a Remove) Apply(ctx context.Context, w Writer) error {
-	members, err := observe(ctx, w)
+// Refuse tells why not all of them can be taken out, nil if they can.
+func (a Remove) Refuse(ctx context.Context, r Reader) error {
+	members, err := observe(ctx, r)
 	if err != nil {
 		return err
 	}
-	if err := members.mayRemoveAll(a.leaving(members)); err != nil {
+	return members.mayRemoveAll(a.leaving(members))
+}
+
+// Apply refuses all of it before the first one is taken out, if one could not be.
+func (a Remove) Apply(ctx context.Context, w Writer) error {
+	if err := a.Refuse(ctx, w); err != nil {
 		return err
 	}
 	var refused refusal

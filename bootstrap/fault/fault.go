@@ -33,6 +33,8 @@ const (
 	NotAsBefore     Code = "not-as-before"    // a host that was put back differs from its inventory
 	Unhealthy       Code = "unhealthy"        // doctor found errors
 	Quorum          Code = "quorum"           // etcd would lose its quorum, or has lost it
+	DrainBlocked    Code = "drain-blocked"    // pods of a node that is to leave cannot go
+	WritesLost      Code = "writes-lost"      // a drill found acknowledged writes gone
 	BackupRefused   Code = "backup-refused"   // cut short, altered, locked for the keys at hand, or no backup
 	BackupDiffers   Code = "backup-differs"   // a cluster made from a backup is not what its manifest says
 	Interrupted     Code = "interrupted"      // stopped by a signal
@@ -44,7 +46,7 @@ var exits = map[Code]int{
 	HostUnreachable: 5, HostKeyUnknown: 6, HostKeyChanged: 7, AuthRefused: 8, SudoRefused: 9,
 	HostUnsuitable: 10, HostTaken: 11, DiskFull: 12, StepFailed: 13, Timeout: 14,
 	ClusterMissing: 15, HostLocked: 16, PlanStale: 17, NotAsBefore: 18, Unhealthy: 19, Quorum: 20,
-	BackupRefused: 26, BackupDiffers: 27,
+	DrainBlocked: 21, WritesLost: 22, BackupRefused: 23, BackupDiffers: 24,
 	Interrupted: 130,
 }
 

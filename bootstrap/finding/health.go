@@ -18,6 +18,7 @@ const (
 	DNSNotAvailable        Code = "dns-not-available"
 	EtcdDamaged            Code = "etcd-damaged"
 	EtcdDiskSlow           Code = "etcd-disk-slow"
+	EtcdFenced             Code = "etcd-fenced"
 	EtcdFilling            Code = "etcd-filling"
 	EtcdMemberDown         Code = "etcd-member-down"
 	EtcdNoLeader           Code = "etcd-no-leader"
@@ -119,6 +120,10 @@ func healthCodes() []Explanation {
 			[]string{"something writes very many objects or events", "the database was never defragmented"},
 			[]string{"kubewright etcd defrag --disarm",
 				"raise quota-backend-bytes in extraArgs of etcd"}},
+		{EtcdFenced, "a member of etcd that was taken out does not start again",
+			"The host has the data of a member that its cluster has taken out for ever, or of another cluster than the other control-plane hosts'. With them it could become a second cluster, so etcd does not start on it. The data stay where they are.",
+			[]string{"the member was removed while its host was off", "the cluster was recovered or restored without this host"},
+			[]string{"kubewright reset HOST, then kubewright join HOST --control-plane"}},
 		{EtcdFilling, "etcd's database is near its quota",
 			"At the quota (2 GiB unless it was raised) etcd refuses all writes.",
 			[]string{"something writes very many objects or events", "the database was never defragmented"},

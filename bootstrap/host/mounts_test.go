@@ -1,6 +1,10 @@
 package host
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 func TestMountBelow(t *testing.T) {
 	table := "22 1 0:20 / / rw - ext4 /dev/sda rw\n" +
@@ -17,5 +21,15 @@ func TestMountBelow(t *testing.T) {
 		if got := MountBelow(table, []string{"/opt", name}); got != want {
 			t.Errorf("below %s: %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestMounts(t *testing.T) {
+	table := "22 1 0:20 / / rw - ext4 /dev/sda rw\n" +
+		"30 22 8:1 /sub/a\\040b /srv rw,noatime shared:1 master:2 - xfs /dev/sdb rw\n" +
+		"\nnot a mount\n"
+	want := []Mount{{"0:20", "/", "/", "ext4"}, {"8:1", "/sub/a b", "/srv", "xfs"}}
+	if diff := cmp.Diff(want, Mounts(table)); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -44,6 +44,9 @@ type Cluster struct {
 	Kubelet Kubelet `yaml:"kubelet"`
 	// KubeProxy configures the kube-proxy of every node.
 	KubeProxy Component `yaml:"kubeProxy"`
+	// TestCluster marks a cluster that nobody depends on: `kubewright drill` breaks
+	// things in it without asking.
+	TestCluster bool `yaml:"testCluster"`
 	// Backup has the control-plane hosts back the cluster up by themselves.
 	Backup Backup `yaml:"backup"`
 }

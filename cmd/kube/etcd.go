@@ -9,10 +9,19 @@ import (
 	etcdutlcmd "go.etcd.io/etcd/etcdutl/v3/etcdutl"
 	"go.etcd.io/etcd/pkg/v3/cobrautl"
 	"go.etcd.io/etcd/server/v3/etcdmain"
+
+	"github.com/kubewright/kubewright/cmd/kube/etcdfence"
 )
 
-func etcd()    { etcdmain.Main(os.Args) }
+func etcd() { etcdmain.Main(os.Args) }
+
 func etcdctl() { ctlv3.MustStart() }
+
+// etcdFence is etcd as a member runs it: only as long as it is one.
+func etcdFence() {
+	os.Args = append([]string{"etcd"}, etcdfence.Main()...)
+	etcd()
+}
 
 // etcdutl assembles the command tree of upstream's etcdutl, whose own root is
 // in a main package and cannot be imported.

@@ -1,6 +1,6 @@
 // Command kube is the one binary that holds the components of a kubewright
 // node: upstream's etcd, Kubernetes, containerd and CoreDNS mains, and our own
-// apilb, overlay and vip. It is called by the name of a link to it (kubelet, etcd,
+// apilb, etcd-fence, overlay and vip. It is called by the name of a link to it (kubelet, etcd,
 // ...), or as `kube COMPONENT ARG...`, which is what a container does that mounts
 // the file.
 //
@@ -28,6 +28,7 @@ var components = map[string]func(){
 	"coredns":                 coredns,
 	"ctr":                     ctr,
 	"etcd":                    etcd,
+	"etcd-fence":              etcdFence,
 	"etcdctl":                 etcdctl,
 	"etcdutl":                 etcdutl,
 	"kube-apiserver":          apiserver,

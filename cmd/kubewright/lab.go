@@ -51,6 +51,7 @@ func (a *app) labCreate() *cobra.Command {
 	c.Flags().DurationVar(&o.Trouble.ClockAhead, "clock-ahead", 0, "set the last host's clock ahead, as far as date in a root login shows it, e.g. 10m")
 	c.Flags().BoolVar(&o.Trouble.Swap, "swap", false, "let the last host's /proc/swaps list some swap")
 	c.Flags().BoolVar(&o.Trouble.FullDisk, "full-disk", false, "leave 16 MiB for each of the last host's /var/lib/{containerd,kubelet,etcd}")
+	c.Flags().IntVar(&o.Trouble.EtcdDisk, "etcd-disk", 0, "give the last host's /var/lib/etcd a file system of its own, in memory, of so many MiB")
 	c.Flags().DurationVar(&o.Trouble.SlowDisk, "slow-disk", 0, "make fsync below the last host's /var/lib/etcd take longer, e.g. 100ms")
 	c.Flags().Uint16Var(&o.Trouble.DropUDP, "drop-udp", 0, "let the last host's firewall drop what comes to a UDP port, e.g. 8472")
 	return c

@@ -86,7 +86,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.output, "output", "o", "auto", "how to show progress and results: auto, plain, jsonl (status, doctor, etcd, version, inspect, preflight: json)")
+	flags.StringVarP(&a.output, "output", "o", "auto", "how to show progress and results: auto, plain, jsonl (status, doctor, drill, etcd, version, inspect, preflight: json)")
 	flags.StringVarP(&a.sshConfig, "ssh-config", "F", "", "ssh_config file to use instead of the user's and the system's")
 	flags.StringArrayVar(&a.knownHosts, "known-hosts", nil, "known_hosts file to use instead of ssh_config's (repeatable)")
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")
@@ -98,11 +98,11 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	root.AddCommand(
-		a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.resetCommand(a.run)),
+		a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.removeCommand(a.run)), a.reported(a.resetCommand(a.run)),
 		a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)), a.planCommand(),
 		a.prints(a.diffCommand()), a.prints(a.statusCommand()), a.prints(a.doctorCommand()), a.prints(a.explainCommand()),
 		a.prints(a.supportCommand()), a.prints(a.preflightCommand()), a.prints(a.versionCommand()),
-		a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.bundleCommand(), a.labCommand(), a.kubectlCommand())
+		a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.drillCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand())
 	wrapArgs(root)
 	return root
 }

@@ -28,7 +28,7 @@ func (a *app) planCommand() *cobra.Command {
 		Example: "  kubewright plan init -f cluster.yaml\n  kubewright plan join w3 -o plan.json && kubewright apply plan.json",
 	}
 	c.PersistentFlags().BoolVar(&p.brief, "brief", false, "leave out the contents of files and objects")
-	c.AddCommand(a.initCommand(p.show), a.joinCommand(p.show), a.resetCommand(p.show), a.undoCommand(p.show), a.convergeCommand(p.show),
+	c.AddCommand(a.initCommand(p.show), a.joinCommand(p.show), a.removeCommand(p.show), a.resetCommand(p.show), a.undoCommand(p.show), a.convergeCommand(p.show),
 		a.restoreCommand(p.show))
 	return c
 }

@@ -80,9 +80,6 @@ func (p *page) describe(w *work) {
 	if w.live != nil && c == nil {
 		c = w.live.Spec
 	}
-	if c == nil {
-		c = w.reset.Cluster
-	}
 	run := report.Run{Verb: string(w.Verb), By: signature(), Kubewright: version.Kubewright, Findings: w.findings}
 	if b := w.bundle; b != nil {
 		run.Bundle = report.Bundle{Name: b.Name(), Digest: b.Digest()}

@@ -153,6 +153,7 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 	}
 	if err == nil {
 		a.showProofs(show.Notice, proofs)
+		showLost(show.Notice, w.reset.Departure)
 		err = tellRestored(w.restore, show.Notice)
 	}
 	return finish(err)

@@ -30,11 +30,12 @@ import (
 
 // The verbs of requests.
 const (
-	verbInit  = "init"
-	verbJoin  = "join"
-	verbReset = "reset"
-	verbUndo  = "undo"
-	verbApply = "apply"
+	verbInit   = "init"
+	verbJoin   = "join"
+	verbRemove = "remove"
+	verbReset  = "reset"
+	verbUndo   = "undo"
+	verbApply  = "apply"
 
 	verbRestore = "restore"
 )
@@ -49,7 +50,7 @@ type work struct {
 	name     string             // of the cluster in the user's kubeconfig; of join only
 	bundle   *bundle.Bundle     // nil: nothing is installed
 	live     *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
-	reset    bootstrap.Reset    // of reset and undo
+	reset    bootstrap.Reset    // of remove, reset and undo; of apply, for those that leave
 	restore  *bootstrap.Restore // of restore
 	findings finding.Report     // of preflight, nil: it did not look
 	close    func()
@@ -106,26 +107,29 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		}
 		return targets, bootstrap.LookAgain(ctx, targets)
 	}
+	if r.Verb == verbRemove { // not all of its hosts need to answer
+		return w, a.findRemoval(ctx, w, connect)
+	}
 	if w.targets, err = connect(r.Hosts); err != nil {
 		return w, err
 	}
 	switch r.Verb {
 	case verbInit, verbApply:
-		err = w.findLive(ctx, connect)
+		err = a.findLive(ctx, w, connect)
 	case verbJoin:
 		err = w.findCluster(ctx, access, connect)
 	case verbRestore:
 		w.restore = a.restore
 		err = w.findRestored(ctx, a.restore)
 	default:
-		err = a.findJournals(ctx, w)
+		err = a.findJournals(ctx, w, connect)
 	}
 	return w, err
 }
 
 // findLive looks at the cluster that the wish is about, if it is there already,
 // and at the hosts that are to leave it.
-func (w *work) findLive(ctx context.Context, connect func([]spec.Host) ([]bootstrap.Target, error)) (err error) {
+func (a *app) findLive(ctx context.Context, w *work, connect connector) (err error) {
 	w.targets = bootstrap.FounderFirst(w.targets)
 	claimed := slices.IndexFunc(w.targets, func(t bootstrap.Target) bool { return t.Claim != nil })
 	switch {
@@ -161,9 +165,19 @@ func (w *work) findLive(ctx context.Context, connect func([]spec.Host) ([]bootst
 			return fmt.Errorf("hosts that are nodes of the cluster and not in the file: %w", err)
 		}
 		return &fault.Fault{Code: fault.HostUnreachable, Err: fmt.Errorf("nodes of the cluster that the file does not name: %w", err),
-			Remedy: "bring the host back; or, if it is gone for ever, take its node out first: kubewright kubectl delete node " + gone[0].Node}
+			Remedy: "bring the host back; or, if it is gone for good, take it out first: kubewright remove " + gone[0].Host + " --force"}
 	}
-	return bootstrap.ReadJournals(ctx, w.leaving)
+	if err := bootstrap.ReadJournals(ctx, w.leaving); err != nil {
+		return err
+	}
+	w.reset.Targets = w.leaving
+	d := a.departure(w, w.Spec.Name)
+	d.Keeper = w.targets[0]
+	for _, m := range gone {
+		d.Add(bootstrap.Leaver{Member: m})
+	}
+	w.reset.Departure = d
+	return d.Refuse(ctx)
 }
 
 // sameVersion refuses a bundle of another version than the cluster's.
@@ -177,7 +191,7 @@ func sameVersion(record cluster.Record, b *bundle.Bundle) error {
 
 // findCluster looks at the cluster that hosts are to join, and reaches one of its
 // control-plane hosts if some are to be such themselves.
-func (w *work) findCluster(ctx context.Context, access cluster.Access, connect func([]spec.Host) ([]bootstrap.Target, error)) error {
+func (w *work) findCluster(ctx context.Context, access cluster.Access, connect connector) error {
 	client := cluster.New(plan.Of("the admin's access", access), w.targets[0].Host.Dial)
 	record, err := cluster.ReadRecord(ctx, client)
 	if err != nil {
@@ -214,7 +228,7 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access, connect f
 
 // reachControlPlane reaches one of the cluster's control-plane hosts: one that joins, too,
 // as it is one already, is as good as any other.
-func (w *work) reachControlPlane(connect func([]spec.Host) ([]bootstrap.Target, error)) (*bootstrap.Target, error) {
+func (w *work) reachControlPlane(connect connector) (*bootstrap.Target, error) {
 	var faults []error
 	for _, m := range w.live.Nodes {
 		if !m.ControlPlane || m.Host == "" {
@@ -240,7 +254,7 @@ func (w *work) reachControlPlane(connect func([]spec.Host) ([]bootstrap.Target, 
 }
 
 // findJournals looks at what was changed on hosts, and at the cluster that they belong to.
-func (a *app) findJournals(ctx context.Context, w *work) error {
+func (a *app) findJournals(ctx context.Context, w *work, connect connector) error {
 	if err := bootstrap.ReadJournals(ctx, w.targets); err != nil {
 		return err
 	}
@@ -264,7 +278,7 @@ func (a *app) findJournals(ctx context.Context, w *work) error {
 	if claimed < 0 || !w.reset.Releases() {
 		return nil
 	}
-	return a.findResetCluster(ctx, &w.reset, w.targets[claimed], w.Force)
+	return a.findResetCluster(ctx, w, w.targets[claimed], connect)
 }
 
 // lanes makes the lanes of the work on its hosts as see shows them.
@@ -283,7 +297,7 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 			before = w.live.Spec
 		}
 		return bootstrap.PlanInit(bootstrap.Init{
-			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: seen(w.leaving),
+			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: bootstrap.Reset{Targets: seen(w.leaving), Departure: w.reset.Departure},
 			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig, From: w.restore,
 		})
 	case verbJoin:
@@ -295,8 +309,7 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 	default:
 		in := w.reset
 		in.Targets = seen(in.Targets)
-		lanes, proofs := bootstrap.PlanReset(in)
-		return lanes, proofs, nil
+		return bootstrap.PlanReset(in)
 	}
 }
 

@@ -3,6 +3,7 @@
 //
 //	box get URL [COUNT]   the page, COUNT times, a new connection each
 //	box sum URL           the MD5 sum of the page
+//	box keep URL          the page for ever, a new connection each time; tells of each failure and each fifty answers
 //	box lookup NAME       its addresses, a line each
 package main
 
@@ -30,7 +31,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("usage: box get URL [COUNT] | sum URL | lookup NAME")
+		return fmt.Errorf("usage: box get URL [COUNT] | sum URL | keep URL | lookup NAME")
 	}
 	switch args[0] {
 	case "get":
@@ -54,6 +55,9 @@ func run(args []string) error {
 		}
 		fmt.Printf("%x  -\n", sum.Sum(nil))
 		return nil
+	case "keep":
+		keep(args[1])
+		return nil
 	case "lookup":
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
@@ -64,6 +68,25 @@ func run(args []string) error {
 		return err
 	default:
 		return fmt.Errorf("no such command: %s", args[0])
+	}
+}
+
+// pace is how often keep asks, and told how many answers it tells of at once.
+const (
+	pace = 200 * time.Millisecond
+	told = 50
+)
+
+func keep(url string) {
+	answered := 0
+	for range time.Tick(pace) {
+		if err := get(url, io.Discard); err != nil {
+			fmt.Println("failed:", time.Now().Format(time.TimeOnly), err)
+			continue
+		}
+		if answered++; answered%told == 0 {
+			fmt.Println("answered:", answered)
+		}
 	}
 }
 

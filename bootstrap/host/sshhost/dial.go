@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -57,6 +58,7 @@ type Host struct {
 	password *SudoPassword // what it asks for, nil if it must not
 	sessions chan struct{} // one token for each command that runs
 	server   netip.Addr
+	session  Session
 
 	lost  chan struct{} // closed when the connection has ended
 	cause error         // why; to be read after that
@@ -117,7 +119,8 @@ func (h *Host) begin(ctx context.Context) error {
 		if exit := (*host.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 			return err
 		}
-		h.server = h.ownAddr(string(out))
+		h.session = parseSession(string(out))
+		h.server = h.ownAddr()
 		return nil
 	})
 	all.Go(func() error {
@@ -134,20 +137,38 @@ func (h *Host) begin(ctx context.Context) error {
 	return nil
 }
 
-// ownAddr is the host's own end of the connection. SSH_CONNECTION has it as the
-// third word; if that is not what was dialed, the address was translated on
-// the way, and says nothing of where other hosts find this one.
-func (h *Host) ownAddr(sshConnection string) netip.Addr {
+// Session is the SSH connection as the host sees it; what it does not tell is zero.
+type Session struct {
+	Client netip.Addr     // whence it comes
+	Server netip.AddrPort // where sshd answered it
+}
+
+// parseSession reads the variable SSH_CONNECTION: client's address and port, server's address and port.
+func parseSession(sshConnection string) Session {
 	words := strings.Fields(sshConnection)
 	if len(words) != 4 {
-		return netip.Addr{}
+		return Session{}
 	}
-	own, err := netip.ParseAddr(words[2])
+	client, err := netip.ParseAddr(words[0])
 	if err != nil {
-		return netip.Addr{}
+		return Session{}
 	}
-	own = own.Unmap()
-	if len(h.jumps) > 0 { // what was dialed is the last hop's business
+	server, err := netip.ParseAddr(words[2])
+	if err != nil {
+		return Session{}
+	}
+	port, err := strconv.ParseUint(words[3], 10, 16)
+	if err != nil {
+		return Session{}
+	}
+	return Session{Client: client.Unmap(), Server: netip.AddrPortFrom(server.Unmap(), uint16(port))}
+}
+
+// ownAddr is the host's own end of the connection. If that is not what was dialed, the
+// address was translated on the way, and says nothing of where other hosts find this one.
+func (h *Host) ownAddr() netip.Addr {
+	own := h.session.Server.Addr()
+	if len(h.jumps) > 0 || !own.IsValid() { // what was dialed is the last hop's business
 		return own
 	}
 	if dialed, ok := h.client.RemoteAddr().(*net.TCPAddr); !ok || dialed.AddrPort().Addr().Unmap().WithZone("") != own.WithZone("") {
@@ -162,6 +183,9 @@ func (h *Host) Name() string { return h.name }
 // ServerAddr is the host's own end of the connection, invalid if it is unknown
 // or was translated on the way.
 func (h *Host) ServerAddr() netip.Addr { return h.server }
+
+// Session is the connection as the host sees it.
+func (h *Host) Session() Session { return h.session }
 
 // Close ends the connection and all that goes through it.
 func (h *Host) Close() error {
