@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/bundle"
@@ -67,12 +68,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 	}
 	var lanes []plan.Lane
 	if len(members) > 0 {
-		lanes = append(lanes, plan.NewLane[hostReader, hostWriter](in.Via.Wish.Name, in.Via.Host, in.Via.Host, hostStep{
-			Name: "pki/read", Doc: "the cluster's authorities, for the further control-plane hosts", Sets: []plan.Cell{c.common},
-			Do: shareCommon{c.common}}))
-	}
-	for _, m := range members {
-		lanes = append(lanes, memberLane(c, m))
+		lanes = append(lanes, in.commonLanes(c, members)...)
 	}
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
@@ -98,6 +94,24 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 	steps = append(steps, nodeSteps(c, nodes)...)
 	client := in.Connect.connect(c.access, nodes[0].Host.Dial)
 	return append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...)), nil
+}
+
+// commonLanes make hosts members with what another one has; that may be one of them which is a member already.
+func (in Join) commonLanes(c *shared, members []member) []plan.Lane {
+	read := hostStep{Name: "pki/read", Doc: "the cluster's authorities, for the further control-plane hosts", Sets: []plan.Cell{c.common},
+		Do: shareCommon{c.common}}
+	var lanes []plan.Lane
+	if !slices.ContainsFunc(members, func(m member) bool { return m.Wish.Name == in.Via.Wish.Name }) {
+		lanes = append(lanes, plan.NewLane[hostReader, hostWriter](in.Via.Wish.Name, in.Via.Host, in.Via.Host, read))
+	}
+	for _, m := range members {
+		if m.Wish.Name == in.Via.Wish.Name {
+			lanes = append(lanes, memberLane(c, m, read))
+		} else {
+			lanes = append(lanes, memberLane(c, m))
+		}
+	}
+	return lanes
 }
 
 // shareCommon reads what control-plane hosts have in common, and changes nothing.

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
@@ -36,13 +37,14 @@ func newMembers(nodes []Node) []member {
 }
 
 // memberLane makes a host a further control-plane node. All that needs no other host
-// comes first: members are let in one after the other, and may have to wait.
-func memberLane(c *shared, m member) plan.Lane {
+// comes first: members are let in one after the other, and may have to wait. before are
+// steps that others wait for.
+func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 	n := m.Node
 	agent, proxy := c.kubelet(n, spec.ControlPlaneRole), c.kubeproxy(n)
 	certificates := c.certificates(n)
 	certificates.Common = c.common
-	steps := append(hostSteps(c, n, spec.ControlPlaneRole), runtimeSteps(c, n)...)
+	steps := slices.Concat(before, hostSteps(c, n, spec.ControlPlaneRole), runtimeSteps(c, n))
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
 		hostStep{Name: "pki/write", Doc: "the cluster's authorities, from another control-plane host, and certificates of its own",
@@ -62,8 +64,7 @@ func memberLane(c *shared, m member) plan.Lane {
 	)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))
-	steps = append(append(steps, c.controllerSteps(n)...), c.backupStep())
-	return c.lane(n, steps)
+	return c.lane(n, append(steps, c.controllerSteps(n)...))
 }
 
 // memberSteps let members in, one after the other, once etcd is there.

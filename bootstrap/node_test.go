@@ -2,9 +2,11 @@ package bootstrap
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/kubewright/kubewright/bootstrap/claim"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
@@ -37,4 +39,20 @@ func TestAddressIsKept(t *testing.T) {
 	want("it had it, and has it no more", addrs[1])
 	target.Wish = spec.Host{Address: addrs[3]}
 	want("it is wished", addrs[3])
+}
+
+// TestFencedHostIsNoNode: its data are of a member that its cluster has given up.
+func TestFencedHostIsNoNode(t *testing.T) {
+	p := netip.MustParsePrefix("198.19.1.1/24")
+	cp := Target{Wish: spec.Host{Name: "cp2", Address: p.Addr()}, Fenced: "it was taken out",
+		Facts: host.Facts{Hostname: "cp2", Interfaces: []host.Interface{{Name: "eth0", Addrs: []netip.Prefix{p}}}}}
+	_, err := resolve([]Target{cp}, netip.Addr{})
+	if fault.CodeOf(err) != fault.HostTaken || !strings.Contains(err.Error(), "cp2: etcd on it is fenced: it was taken out") ||
+		!strings.Contains(fault.RemedyOf(err), "kubewright reset cp2") {
+		t.Errorf("%v, remedy %s", err, fault.RemedyOf(err))
+	}
+	cp.Fenced = ""
+	if _, err := resolve([]Target{cp}, netip.Addr{}); err != nil {
+		t.Error(err)
+	}
 }

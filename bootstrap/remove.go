@@ -62,27 +62,27 @@ type leaving struct {
 	*Departure
 	drained  *plan.Value[bool]            // no pods are left on the nodes
 	unlisted *plan.Value[bool]            // the cluster leads nobody to their API servers any more
-	stopped  map[string]*plan.Value[bool] // by node: its control plane, of those that are reached
+	stopped  map[string]*plan.Value[bool] // by node: its control plane, of hosts that are put back
 	left     *plan.Value[bool]            // etcd goes on without them; nil: no member is among them
 	removed  *plan.Value[bool]            // the nodes are gone: their hosts can be put back
 }
 
-// begin makes the cells; nil of a departure that there is not.
-func (d *Departure) begin() *leaving {
-	if d == nil {
+// begin makes the cells of the departure; nil if there is none.
+func (in Reset) begin() *leaving {
+	if in.Departure == nil {
 		return nil
 	}
 	l := &leaving{
-		Departure: d, stopped: map[string]*plan.Value[bool]{},
+		Departure: in.Departure, stopped: map[string]*plan.Value[bool]{},
 		drained:  plan.NewValue[bool]("the nodes to be drained"),
 		unlisted: plan.NewValue[bool]("the cluster's record without the hosts"),
 		removed:  plan.NewValue[bool]("the nodes to be removed"),
 	}
-	for _, n := range d.controlPlanes() {
-		if l.left == nil {
-			l.left = plan.NewValue[bool]("etcd without the hosts")
-		}
-		if !n.Lost {
+	if len(l.controlPlanes()) > 0 {
+		l.left = plan.NewValue[bool]("etcd without the hosts")
+	}
+	for _, n := range in.Leavers() {
+		if n.ControlPlane {
 			l.stopped[n.Node] = plan.NewValue[bool]("the end of the control plane on " + n.Node)
 		}
 	}

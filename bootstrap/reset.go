@@ -62,7 +62,7 @@ type Proof struct {
 // as they were before: the journal backwards, then a comparison with the inventory
 // taken before the first change. A host that belongs to no cluster has no steps.
 func PlanReset(in Reset) ([]plan.Lane, []Proof, error) {
-	leaving := in.Departure.begin()
+	leaving := in.begin()
 	lanes, proofs := in.lanes(leaving)
 	if leaving != nil {
 		more, err := leaving.lanes()

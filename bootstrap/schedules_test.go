@@ -57,6 +57,9 @@ func (w *world) play(stages []stage) (befell int, err error) {
 	for _, s := range stages {
 		for _, c := range s.cuts {
 			_, err := w.run(s.verb, c)
+			if len(w.broken) > 0 {
+				return befell, fmt.Errorf("%v, broken off by %v: %s", s.verb, c, strings.Join(w.broken, "; "))
+			}
 			if w.count >= c.operation {
 				befell++
 			}
@@ -69,6 +72,9 @@ func (w *world) play(stages []stage) (befell int, err error) {
 		}
 		if _, err := w.run(s.verb); err != nil {
 			return befell, fmt.Errorf("%v: %w", s.verb, err)
+		}
+		if len(w.broken) > 0 {
+			return befell, fmt.Errorf("%v: %s", s.verb, strings.Join(w.broken, "; "))
 		}
 	}
 	return befell, nil
@@ -87,6 +93,9 @@ func (w *world) steady(v verb) (picture, error) {
 		return nil, fmt.Errorf("%v once more: %d steps applied\n%s", v, n.Applied, tail(done))
 	}
 	w.rest()
+	if len(w.broken) > 0 {
+		return nil, fmt.Errorf("%v, at rest: %s", v, strings.Join(w.broken, "; "))
+	}
 	return w.picture(), nil
 }
 
@@ -149,14 +158,19 @@ func TestEveryPoint(t *testing.T) {
 	b := testBundle(t)
 	const seed = 1
 	for name, verbs := range map[string][]verb{
-		"init":         {initAll},
-		"join":         {initOne, joinTwo},
-		"reset-worker": {initAll, resetWorker},
-		"rejoin":       {initAll, resetWorker, joinWorker},
-		"init-three":   {initThree},
-		"remove-first": {initThree, removeFirst},
-		"join-member":  {initThree, removeFirst, joinMember},
-		"reset":        {initAll, resetAll},
+		"init":          {initAll},
+		"join":          {initOne, joinTwo},
+		"rejoin":        {initAll, resetWorker, joinWorker},
+		"reset-worker":  {initAll, resetWorker},
+		"reset":         {initAll, resetAll},
+		"init-three":    {initThree},
+		"join-members":  {initOne, joinMembers},
+		"remove-first":  {initThree, removeFirst},
+		"remove-other":  {initThree, removeOther},
+		"remove-worker": {initThree, removeNode},
+		"remove-dead":   {initThree, removeDead},
+		"join-first":    {initThree, removeFirst, joinFirst},
+		"reset-three":   {initThree, resetThree},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want, operations := undisturbed(t, b, seed, verbs...)

@@ -80,6 +80,7 @@ const etcdID = etcd.DataDir + "/member/sim-id"
 func (m *machine) begin(unit string, p *process) {
 	switch unit {
 	case etcd.Unit:
+		p.ca, _ = m.Get(certs.Dir + "/etcd/ca.crt")
 		m.world.startEtcd(m, p)
 	case controlplane.APIServerUnit:
 		p.ca, _ = m.Get(certs.Dir + "/ca.crt")
@@ -204,55 +205,71 @@ func (w *world) settle() {
 			w.startEtcd(m, p)
 		}
 	}
+	w.replicate()
 	s, serving := w.serving()
-	one := func(unit string) bool {
-		return slices.ContainsFunc(serving, func(m *machine) bool { return m.procs[unit] != nil })
-	}
-	controllers := one(controlplane.ControllerManagerUnit)
 	if s != nil {
 		s.setServing(serving)
 	}
 	ready := false
 	for _, m := range w.machines {
-		p := m.procs[kubelet.Unit]
-		switch {
-		case p == nil:
-		case p.cert == "" && p.token == "":
-			m.identify(p)
-		case p.cert == "":
-			if controllers && w.tokenValid(s, p.token) {
-				sign(serving[0], m, p)
-			}
-		case !p.registered:
-			if s != nil && signedBy(p.cert, serving[0].procs[controlplane.APIServerUnit].ca) {
-				if s.node(m.Name()) == nil && !s.removed(m.Name()) {
-					s.put(&corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: m.Name()}})
-				}
-				p.registered = s.node(m.Name()) != nil
-			}
-		case !p.pods:
-			if s != nil && m.procs[containerd.Unit] != nil && strings.Contains(strings.Join(m.lines(imageFile), " "), bundle.PauseImage) {
-				if _, err := s.Get(daemonSetResource, metav1.NamespaceSystem, "overlay"); err == nil {
-					m.runPods()
-					p.pods = true
-				}
-			}
-		}
-		if m.procs[kubeproxy.Unit] != nil && m.has(kubelet.Kubeconfig) {
-			m.add(tableFile, "ip kube-proxy")
-			m.add(routeFile, "10.96.0.0/16 "+nic+" static")
-		}
-		if s != nil {
-			up := p != nil && p.pods
-			ready = ready || up
-			if p != nil || controllers { // the kubelet tells, or it is missed
-				s.setReady(m.Name(), up)
-			}
-		}
+		ready = w.live(m, s, serving) || ready
 	}
-	if controllers && one(controlplane.SchedulerUnit) && ready {
+	if one(serving, controlplane.ControllerManagerUnit) != nil && one(serving, controlplane.SchedulerUnit) != nil && ready {
 		s.setAvailable()
 	}
+}
+
+// one is a machine on which a unit runs, nil if there is none.
+func one(machines []*machine, unit string) *machine {
+	if i := slices.IndexFunc(machines, func(m *machine) bool { return m.runs(unit) }); i >= 0 {
+		return machines[i]
+	}
+	return nil
+}
+
+// live is that moment on a node, and tells whether it runs pods. It gets to the API by its own apilb. The lock is held.
+func (w *world) live(m *machine, s *store, serving []*machine) bool {
+	p, way, signer := m.procs[kubelet.Unit], w.way(m), one(serving, controlplane.ControllerManagerUnit)
+	switch {
+	case p == nil:
+	case p.cert == "" && p.token == "":
+		m.identify(p)
+	case way == nil:
+	case p.cert == "":
+		if signer != nil && w.tokenValid(s, p.token) {
+			sign(signer, m, p)
+		}
+	case !p.registered:
+		if signedBy(p.cert, way.procs[controlplane.APIServerUnit].ca) {
+			if s.node(m.Name()) == nil && !s.removed(m.Name()) {
+				s.put(&corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: m.Name()},
+					Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: m.address.String()}}}})
+			}
+			p.registered = s.node(m.Name()) != nil
+		}
+	case !p.pods:
+		if m.procs[containerd.Unit] != nil && strings.Contains(strings.Join(m.lines(imageFile), " "), bundle.PauseImage) {
+			if _, err := s.Get(daemonSetResource, metav1.NamespaceSystem, "overlay"); err == nil {
+				m.runPods()
+				p.pods = true
+			}
+		}
+	}
+	if m.procs[kubeproxy.Unit] != nil && m.has(kubelet.Kubeconfig) {
+		m.add(tableFile, "ip kube-proxy")
+		m.add(routeFile, "10.96.0.0/16 "+nic+" static")
+	}
+	if s == nil {
+		return false
+	}
+	up := way != nil && p != nil && p.pods
+	if way != nil && p != nil || signer != nil { // the kubelet tells, or it is missed
+		s.setReady(m.Name(), up)
+	}
+	if way != nil && p != nil && p.registered {
+		w.learn(m, s)
+	}
+	return up
 }
 
 // removed tells whether addon `removed` keeps a node from registering.
@@ -537,6 +554,10 @@ type coreV1 struct {
 
 func (v coreV1) Nodes() typedcorev1.NodeInterface { return nodes{v.CoreV1Interface.Nodes(), v.c} }
 
+func (v coreV1) ConfigMaps(namespace string) typedcorev1.ConfigMapInterface {
+	return configMaps{v.CoreV1Interface.ConfigMaps(namespace), v.c}
+}
+
 func (v coreV1) Secrets(namespace string) typedcorev1.SecretInterface {
 	return secrets{v.CoreV1Interface.Secrets(namespace), v.c}
 }
@@ -561,6 +582,23 @@ func (n nodes) Delete(ctx context.Context, name string, opts metav1.DeleteOption
 		return struct{}{}, n.NodeInterface.Delete(ctx, name, opts)
 	})
 	return err
+}
+
+type configMaps struct {
+	typedcorev1.ConfigMapInterface
+	c *client
+}
+
+func (n configMaps) Create(ctx context.Context, o *corev1.ConfigMap, opts metav1.CreateOptions) (*corev1.ConfigMap, error) {
+	return change(ctx, n.c, "create ConfigMap "+o.Name, func(*store) (*corev1.ConfigMap, error) {
+		return n.ConfigMapInterface.Create(ctx, o, opts)
+	})
+}
+
+func (n configMaps) Patch(ctx context.Context, name string, pt types.PatchType, data []byte, opts metav1.PatchOptions, sub ...string) (*corev1.ConfigMap, error) {
+	return change(ctx, n.c, "patch ConfigMap "+name, func(*store) (*corev1.ConfigMap, error) {
+		return n.ConfigMapInterface.Patch(ctx, name, pt, data, opts, sub...)
+	})
 }
 
 // secrets are the join tokens; their random names are no part of an operation's.

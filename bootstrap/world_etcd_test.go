@@ -1,121 +1,244 @@
 package bootstrap
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kubewright/kubewright/bootstrap/apilb"
+	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/host"
 )
 
-// quorum is a cluster of etcd: who its members are, as they have agreed.
-type quorum struct {
+// raft is a cluster of etcd: what its members have agreed on.
+type raft struct {
 	id      string
-	members []etcd.Member
-	count   int // of those that it ever had
+	members []*seat
+	count   int // of the members that it ever had
 	leader  string
 }
 
-// admit makes a member.
-func (q *quorum) admit(name, peerURL string, learner bool) etcd.Member {
-	q.count++
-	m := etcd.Member{Name: name, ID: fmt.Sprint(q.count), Peers: []string{peerURL}, Learner: learner}
-	q.members = append(q.members, m)
-	return m
+// seat is a member.
+type seat struct {
+	etcd.Member
+	behind int       // pulses until a learner that runs has all data
+	since  time.Time // its etcd runs since then, zero: it does not
 }
+
+const (
+	// catchUp is how many pulses a learner that runs takes to get all data.
+	catchUp = 4
+	// healthInterval is how long etcd wants its voting members to have been connected before it lets another one in.
+	healthInterval = 5 * time.Second
+	// startTimeout is systemd's.
+	startTimeout = 90 * time.Second
+)
+
+// admit makes a member, which is known by its peer URL only.
+func (q *raft) admit(peerURL string, learner bool) *seat {
+	q.count++
+	s := &seat{Member: etcd.Member{ID: strconv.FormatInt(int64(q.count), 16), Peers: []string{peerURL}, Learner: learner}}
+	q.members = append(q.members, s)
+	return s
+}
+
+// voters are the members that have a vote.
+func (q *raft) voters() []*seat {
+	return slices.DeleteFunc(slices.Clone(q.members), func(s *seat) bool { return s.Learner })
+}
+
+// up counts those voters that run.
+func (q *raft) up() (n int) {
+	for _, s := range q.voters() {
+		if !s.since.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+// agrees tells whether the cluster has a quorum.
+func (q *raft) agrees() bool { return q.up() > len(q.voters())/2 }
+
+func (q *raft) find(is func(*seat) bool) *seat {
+	if i := slices.IndexFunc(q.members, is); i >= 0 {
+		return q.members[i]
+	}
+	return nil
+}
+
+func (q *raft) byID(id string) *seat { return q.find(func(s *seat) bool { return s.ID == id }) }
 
 // etcdEnvironment is the file that tells a member without data how it comes to some.
 const etcdEnvironment = "/etc/kubernetes/etcd.env"
 
-// startEtcd is what etcd does when it starts: without data it founds a cluster, or looks for the one
-// that has let it in. One that finds none ends, and is started again: see settle.
+// startEtcd is what an etcd without data does: it founds a cluster, or looks for the one that has let it in.
+// One that cannot ends, and is started again a moment later: see settle.
 func (w *world) startEtcd(m *machine, p *process) {
 	if m.has(etcdID) {
 		return
 	}
-	url := etcd.PeerURL(m.address)
-	var q *quorum
-	var me etcd.Member
-	if environment, _ := m.Get(etcdEnvironment); strings.Contains(environment, "ETCD_INITIAL_CLUSTER_STATE=new") {
-		q = &quorum{id: fmt.Sprint(m.Name(), p.pid, m.boots)}
-		me = q.admit(m.Name(), url, false)
-		w.quorums[q.id] = q
-	} else {
-		for _, other := range w.machines {
-			of, _ := w.member(other)
-			if of == nil || !w.agrees(of) {
-				continue
-			}
-			for i := range of.members {
-				if slices.Contains(of.members[i].Peers, url) {
-					of.members[i].Name = m.Name()
-					q, me = of, of.members[i]
-				}
+	setting := func(name string) string {
+		for _, l := range m.lines(etcdEnvironment) {
+			if value, ok := strings.CutPrefix(l, name+"="); ok {
+				return value
 			}
 		}
+		return ""
 	}
-	if q == nil {
+	initial := map[string]string{} // name by peer URL
+	for _, entry := range strings.Split(setting("ETCD_INITIAL_CLUSTER"), ",") {
+		name, url, _ := strings.Cut(entry, "=")
+		initial[url] = name
+	}
+	url := etcd.PeerURL(m.address)
+	if initial[url] != m.Name() {
+		return // it is not told of itself
+	}
+	var q *raft
+	var me *seat
+	switch setting("ETCD_INITIAL_CLUSTER_STATE") {
+	case "new":
+		if len(initial) != 1 {
+			w.broke("%s founds a cluster with others that know nothing of it: %v", m.Name(), initial)
+		}
+		q = &raft{id: fmt.Sprint(m.Name(), p.pid, m.boots)}
+		w.rafts[q.id] = q
+		me = q.admit(url, false)
+	case "existing":
+		if q = w.listed(m, initial); q == nil {
+			return
+		}
+		if me = q.find(func(s *seat) bool { return slices.Contains(s.Peers, url) }); me.Started() {
+			return // its data were lost: the others refuse it
+		}
+		me.behind = catchUp
+	default:
 		return
 	}
+	me.Name, me.Clients = m.Name(), []string{"https://" + m.address.String() + ":" + etcd.ClientPort}
 	m.PutDir(etcd.DataDir, 0o700)
 	m.Put(etcdID, q.id+"/"+me.ID, 0o600)
+	w.attend()
 }
 
-// member is what the etcd that runs on a machine is a member of, and which; nil if none runs, or it
-// was taken out. The lock is held.
-func (w *world) member(m *machine) (*quorum, etcd.Member) {
-	id, ok := m.Get(etcdID)
-	if m.procs[etcd.Unit] == nil || !ok {
-		return nil, etcd.Member{}
-	}
-	id, mine, _ := strings.Cut(id, "/")
-	q := w.quorums[id]
-	if i := slices.IndexFunc(q.members, func(m etcd.Member) bool { return m.ID == mine }); i >= 0 {
-		return q, q.members[i]
-	}
-	return nil, etcd.Member{}
-}
-
-// running are the IDs of the members whose etcd runs. The lock is held.
-func (w *world) running(q *quorum) map[string]bool {
-	ids := map[string]bool{}
-	for _, m := range w.machines {
-		if of, me := w.member(m); of == q {
-			ids[me.ID] = true
-		}
-	}
-	return ids
-}
-
-// agrees tells whether enough members run, and have a leader. The lock is held.
-func (w *world) agrees(q *quorum) bool {
-	running := w.running(q)
-	voters, up := 0, ""
-	n := 0
-	for _, m := range q.members {
-		if m.Learner {
+// listed is the cluster whose members are exactly those that a machine was told of, and agree.
+func (w *world) listed(m *machine, initial map[string]string) *raft {
+	for _, other := range w.machines {
+		q, _ := w.member(other)
+		if q == nil || initial[etcd.PeerURL(other.address)] == "" || !q.agrees() || len(q.members) != len(initial) ||
+			m.procs[etcd.Unit].ca != other.procs[etcd.Unit].ca {
 			continue
 		}
-		voters++
-		if running[m.ID] {
-			n++
-			up = cmp.Or(up, m.ID)
+		if q.find(func(s *seat) bool { return initial[s.Peers[0]] == "" }) == nil {
+			return q
 		}
 	}
-	if !running[q.leader] || slices.ContainsFunc(q.members, func(m etcd.Member) bool { return m.ID == q.leader && m.Learner }) {
-		q.leader = up
+	return nil
+}
+
+// member is what the etcd that runs on a machine is a member of, and which; nil if none runs that has data,
+// or it was taken out. The lock is held.
+func (w *world) member(m *machine) (*raft, *seat) {
+	id, ok := m.Get(etcdID)
+	if !ok || !m.runs(etcd.Unit) {
+		return nil, nil
 	}
-	return n > voters/2
+	id, mine, _ := strings.Cut(id, "/")
+	q := w.rafts[id]
+	if me := q.byID(mine); me != nil {
+		return q, me
+	}
+	return nil, nil
+}
+
+// attend notes which members run. The lock is held.
+func (w *world) attend() {
+	running := map[*seat]bool{}
+	for _, m := range w.machines {
+		if _, me := w.member(m); me != nil {
+			running[me] = true
+		}
+	}
+	for _, q := range w.rafts {
+		for _, s := range q.members {
+			switch {
+			case !running[s]:
+				s.since = time.Time{}
+			case s.since.IsZero():
+				s.since = time.Now()
+			}
+		}
+		if l := q.byID(q.leader); l == nil || l.Learner || l.since.IsZero() {
+			q.leader = ""
+			if i := slices.IndexFunc(q.voters(), func(s *seat) bool { return !s.since.IsZero() }); i >= 0 {
+				q.leader = q.voters()[i].ID
+			}
+		}
+	}
+}
+
+// replicate is a pulse of etcd.
+func (w *world) replicate() {
+	w.attend()
+	for _, q := range w.rafts {
+		for _, s := range q.members {
+			if s.Learner && !s.since.IsZero() && s.behind > 0 && q.agrees() {
+				s.behind--
+			}
+		}
+	}
+	w.watch()
+}
+
+// quorate are the clusters that have a quorum. The lock is held.
+func (w *world) quorate() []*raft {
+	w.attend()
+	var all []*raft
+	for _, q := range w.rafts {
+		if q.agrees() {
+			all = append(all, q)
+		}
+	}
+	return all
+}
+
+// watch looks that there are never two clusters in place of one. The lock is held.
+func (w *world) watch() {
+	if all := w.quorate(); len(all) > 1 {
+		w.broke("%d clusters of etcd have a quorum each", len(all))
+	}
+}
+
+// keep notices a cluster that had a quorum before an operation of ours and has none after it. The lock is held.
+func (w *world) keep(before []*raft, operation string) {
+	now := w.quorate()
+	for _, q := range before {
+		if !slices.Contains(now, q) && !w.destroys {
+			w.broke("etcd lost its quorum by %q: %d of %d voters run", operation, q.up(), len(q.voters()))
+		}
+	}
+}
+
+// broke notes that what must always hold does not.
+func (w *world) broke(format string, args ...any) {
+	w.broken = append(w.broken, fmt.Sprintf(format, args...))
+	w.log = append(w.log, "!!!! "+w.broken[len(w.broken)-1])
 }
 
 // api is the content of the API as a machine's API server serves it, nil if that serves nothing. The lock is held.
 func (w *world) api(m *machine) *store {
 	q, me := w.member(m)
-	if q == nil || me.Learner || m.procs[controlplane.APIServerUnit] == nil || !w.agrees(q) {
+	if q == nil || me.Learner || !m.runs(controlplane.APIServerUnit) || !q.agrees() {
 		return nil
 	}
 	if w.stores[q.id] == nil {
@@ -124,93 +247,207 @@ func (w *world) api(m *machine) *store {
 	return w.stores[q.id]
 }
 
-// etcd is the EtcdConnector of the simulated cluster.
-func (w *world) etcd(via host.Reader) etcd.Writer {
-	return &etcdClient{w, w.machines[slices.IndexFunc(w.machines, func(m *machine) bool { return m.Name() == via.Name() })]}
+// way is the machine whose API server everything on a node gets to by the node's apilb, nil if there is none. The lock is held.
+func (w *world) way(m *machine) *machine {
+	if !m.runs(apilb.Unit) {
+		return nil
+	}
+	ca, _ := m.Get(certs.Dir + "/ca.crt")
+	var known struct{ Servers []string }
+	content, _ := m.Get(apilb.ServersFile)
+	if json.Unmarshal([]byte(content), &known) != nil {
+		return nil
+	}
+	for _, to := range slices.Concat([]*machine{m}, w.machines) { // it prefers its own
+		if slices.Contains(known.Servers, to.api()) && w.api(to) != nil && to.procs[controlplane.APIServerUnit].ca == ca {
+			return to
+		}
+	}
+	return nil
 }
 
-// etcdClient is etcd through one run's connection.
+// learn is what a node's apilb does with the cluster's list of API servers. The lock is held.
+func (w *world) learn(m *machine, s *store) {
+	o, err := s.Get(configMapResource, apilb.Namespace, apilb.ConfigMap)
+	if err != nil {
+		return
+	}
+	servers, err := apilb.Parse(o.(*corev1.ConfigMap).Data[apilb.Key])
+	if err != nil {
+		w.broke("apilb on %s: %v", m.Name(), err)
+		return
+	}
+	text, err := json.Marshal(map[string][]string{"servers": apilb.Lines(servers)})
+	if err != nil {
+		w.t.Error(err)
+	}
+	if have, _ := m.Get(apilb.ServersFile); have != string(text)+"\n" {
+		m.PutDir(apilb.Dir, 0o755)
+		m.Put(apilb.ServersFile, string(text)+"\n", 0o644)
+	}
+}
+
+// started tells whether a unit that says itself when it is ready is so. The lock is held.
+func (w *world) started(m *machine, unit string) bool {
+	switch unit {
+	case etcd.Unit:
+		q, _ := w.member(m)
+		return q != nil && q.agrees()
+	case controlplane.APIServerUnit:
+		return w.api(m) != nil
+	}
+	return true
+}
+
+// await is the end of a job of systemd's: etcd and the API server say themselves when they are ready.
+func (w *world) await(ctx context.Context, m *machine, verb, unit string) error {
+	for began := time.Now(); ; {
+		w.mu.Lock()
+		m.observe()
+		done := w.started(m, unit)
+		w.mu.Unlock()
+		if _, err := m.Stat(ctx, "/"); done || err != nil {
+			return err
+		}
+		if time.Since(began) > startTimeout {
+			return &host.UnitError{Unit: unit, Verb: verb, Result: "timeout"}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pulse):
+		}
+	}
+}
+
+// etcd is the EtcdConnector of the simulated cluster.
+func (w *world) etcd(via host.Reader) etcd.Writer {
+	return &etcdClient{w: w, via: w.machines[w.number(via.Name())-1]}
+}
+
+// etcdClient is etcd through one run's connection to a control-plane host.
 type etcdClient struct {
-	w   *world
-	via *machine
+	w     *world
+	via   *machine
+	known *raft // whose members it has listed
 }
 
 var _ etcd.Writer = (*etcdClient)(nil)
 
-// reach returns the cluster of the member on the machine. The lock is held.
-func (c *etcdClient) reach() (*quorum, error) {
-	q, _ := c.w.member(c.via)
+// reach returns the cluster of the member on the host, or of others that it has heard of. The lock is held.
+func (c *etcdClient) reach(ctx context.Context) (*raft, error) {
+	if _, err := c.via.Stat(ctx, "/"); err != nil {
+		return nil, errors.Join(etcd.ErrUnreachable, err)
+	}
+	c.w.attend()
+	q, me := c.w.member(c.via)
+	if q == nil || me.Learner { // one without a vote answers nobody
+		q = c.known
+	}
 	switch {
-	case c.via.Gone(), q == nil:
+	case q == nil || q.up() == 0:
 		return nil, etcd.ErrUnreachable
-	case !c.w.agrees(q):
+	case !q.agrees():
 		return nil, etcd.ErrNoQuorum
 	}
+	c.known = q
 	return q, nil
 }
 
-func (c *etcdClient) Members(context.Context) ([]etcd.Member, error) {
+func (c *etcdClient) Members(ctx context.Context) ([]etcd.Member, error) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
-	q, err := c.reach()
+	q, err := c.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	running := c.w.running(q)
-	members := slices.Clone(q.members)
-	for i := range members {
-		members[i].Healthy, members[i].Leader = running[members[i].ID], members[i].ID == q.leader
+	members := make([]etcd.Member, len(q.members))
+	for i, s := range q.members {
+		members[i] = s.Member
+		members[i].Healthy, members[i].Leader, members[i].Behind = !s.since.IsZero(), s.ID == q.leader, uint64(s.behind)
+		if !members[i].Healthy {
+			members[i].Trouble = "it does not answer"
+		}
 	}
 	return members, nil
 }
 
-// change is an operation on the membership.
-func (c *etcdClient) change(ctx context.Context, operation, id string, do func(q *quorum, i int) error) error {
+// change is an operation on the membership; of one member, if id is not "".
+func (c *etcdClient) change(ctx context.Context, operation, id string, do func(*raft, *seat) error) error {
+	c.w.mu.Lock()
+	c.w.asked = c.via
+	c.w.mu.Unlock()
 	return c.w.operate(ctx, c.via, "etcd "+operation, true, func() error {
 		c.w.mu.Lock()
 		defer c.w.mu.Unlock()
-		q, err := c.reach()
+		q, err := c.reach(ctx)
 		if err != nil {
 			return err
 		}
-		i := slices.IndexFunc(q.members, func(m etcd.Member) bool { return m.ID == id })
-		if i < 0 && id != "" {
+		s := q.byID(id)
+		if s == nil && id != "" {
 			return etcd.ErrMemberNotFound
 		}
-		return do(q, i)
+		return do(q, s)
 	})
 }
 
 func (c *etcdClient) AddLearner(ctx context.Context, peerURL string) error {
-	return c.change(ctx, "add "+peerURL, "", func(q *quorum, _ int) error {
-		if slices.ContainsFunc(q.members, func(m etcd.Member) bool { return slices.Contains(m.Peers, peerURL) }) {
-			return etcd.ErrMemberExists
+	return c.change(ctx, "add "+peerURL, "", func(q *raft, _ *seat) error {
+		unsettled := func(s *seat) bool {
+			return s.since.IsZero() || s.ID != q.leader && time.Since(s.since) < healthInterval
 		}
-		q.admit("", peerURL, true)
+		switch {
+		case q.find(func(s *seat) bool { return slices.Contains(s.Peers, peerURL) }) != nil:
+			return etcd.ErrMemberExists
+		case q.find(func(s *seat) bool { return s.Learner }) != nil:
+			return etcd.ErrOtherLearner
+		case slices.ContainsFunc(q.voters(), unsettled):
+			return etcd.ErrUnsettled
+		}
+		q.admit(peerURL, true)
 		return nil
 	})
 }
 
 func (c *etcdClient) Promote(ctx context.Context, id string) error {
-	return c.change(ctx, "promote "+id, id, func(q *quorum, i int) error {
-		if !c.w.running(q)[id] {
+	return c.change(ctx, "promote "+id, id, func(_ *raft, s *seat) error {
+		if s.since.IsZero() || s.behind > 0 {
 			return etcd.ErrBehind
 		}
-		q.members[i].Learner = false
+		s.Learner = false
 		return nil
 	})
 }
 
+// Remove refuses what etcd refuses, too: to take out a member that runs, where a quorum of the others does not.
 func (c *etcdClient) Remove(ctx context.Context, id string) error {
-	return c.change(ctx, "remove "+id, id, func(q *quorum, i int) error {
-		q.members = slices.Delete(q.members, i, i+1)
+	return c.change(ctx, "remove "+id, id, func(q *raft, s *seat) error {
+		if left := len(q.voters()) - 1; !s.Learner && !s.since.IsZero() && q.up()-1 <= left/2 {
+			c.w.broke("etcd is asked to remove %s, and %d of %d would be left", s.Title(), q.up()-1, left)
+			return etcd.ErrUnsettled
+		}
+		q.members = slices.DeleteFunc(q.members, func(o *seat) bool { return o == s })
 		return nil
 	})
 }
 
 func (c *etcdClient) MoveLeader(ctx context.Context, to string) error {
-	return c.change(ctx, "move the lead to "+to, to, func(q *quorum, _ int) error {
+	return c.change(ctx, "move the lead to "+to, to, func(q *raft, s *seat) error {
+		if s.Learner || s.since.IsZero() {
+			return etcd.ErrElecting
+		}
 		q.leader = to
 		return nil
 	})
+}
+
+// membership is what a cluster of etcd consists of.
+func (q *raft) membership() string {
+	var all []string
+	for _, s := range q.members {
+		all = append(all, fmt.Sprintf("%s at %s, learner: %v", s.Title(), s.Peers[0], s.Learner))
+	}
+	slices.Sort(all)
+	return strings.Join(all, "; ")
 }

@@ -179,6 +179,9 @@ func (m *machine) apply(lines []string) {
 	}
 }
 
+// runs tells whether a unit's process was seen, and has power still.
+func (m *machine) runs(unit string) bool { return m.procs[unit] != nil && m.Powered() }
+
 func (m *machine) has(file string) bool { _, ok := m.Get(file); return ok }
 
 // mount mounts something at a directory.

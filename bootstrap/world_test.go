@@ -49,14 +49,17 @@ type world struct {
 	runs int
 	via  *machine // through which the run that goes on reaches the API
 	plan []cut    // of that run, what is to happen
+	dead []int    // machines that have no power until somebody turns them on, from 1
 
 	mu       sync.Mutex
-	stores   map[string]*store  // by the quorum's id
-	quorums  map[string]*quorum // likewise
-	asked    *machine           // whose API server answered last
-	happened map[string]int     // how often an operation has
-	count    int                // operations of the run
-	log      []string           // operations of all runs
+	stores   map[string]*store // by the id of etcd's cluster
+	rafts    map[string]*raft  // likewise
+	asked    *machine          // whose API server, or etcd, answered last
+	destroys bool              // the run takes the whole control plane down
+	broken   []string          // what must always hold and did not
+	happened map[string]int    // how often an operation has
+	count    int               // operations of the run
+	log      []string          // operations of all runs
 }
 
 // kind is how a run is broken off.
@@ -110,13 +113,13 @@ func testBundle(t testing.TB) *bundle.Bundle {
 	return b
 }
 
-const worldHosts = 3
+const worldHosts = 4
 
 // newWorld makes bare hosts; dir is for the kubeconfig, which has another cluster in it.
 func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 	w := &world{
 		t: t, seed: seed, bundle: b, kubeconfig: filepath.Join(dir, "config"),
-		stores: map[string]*store{}, quorums: map[string]*quorum{}, happened: map[string]int{},
+		stores: map[string]*store{}, rafts: map[string]*raft{}, happened: map[string]int{},
 	}
 	const other = "apiVersion: v1\nclusters:\n- cluster:\n    server: https://192.0.2.1:6443\n  name: other\n" +
 		"contexts: null\ncurrent-context: \"\"\nkind: Config\nusers: null\n" // as client-go writes it
@@ -139,58 +142,76 @@ func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 
 // verb is one command line.
 type verb struct {
-	name  string // init, join, reset
-	hosts []int  // from 1
-	all   bool   // of init: they are control-plane hosts all of them, not only the first
+	name     string // init, join, reset, remove
+	hosts    []int  // from 1
+	controls int    // of init and join: so many of the hosts are to be control-plane hosts, the first ones
+	force    bool   // of remove: the hosts have no power, and never get it back while it runs
 }
 
 func (v verb) String() string {
-	if v.all {
-		return fmt.Sprintf("%s %v as control-plane hosts", v.name, v.hosts)
+	text := fmt.Sprintf("%s %v", v.name, v.hosts)
+	if v.controls > 0 {
+		text += fmt.Sprintf(" (%d control planes)", v.controls)
 	}
-	return fmt.Sprintf("%s %v", v.name, v.hosts)
+	if v.force {
+		text += " --force"
+	}
+	return text
 }
 
 // The command lines that are tried.
 var (
-	initAll     = verb{name: "init", hosts: []int{1, 2, 3}} // init -f
-	initThree   = verb{name: "init", hosts: []int{1, 2, 3}, all: true}
-	initOne     = verb{name: "init", hosts: []int{1}}
+	initAll     = verb{name: "init", hosts: []int{1, 2, 3}, controls: 1} // init -f
+	initThree   = verb{name: "init", hosts: []int{1, 2, 3, 4}, controls: 3}
+	initOther   = verb{name: "init", hosts: []int{3, 1, 2, 4}, controls: 3} // in another order
+	initOne     = verb{name: "init", hosts: []int{1}, controls: 1}
 	joinTwo     = verb{name: "join", hosts: []int{2, 3}}
+	joinMembers = verb{name: "join", hosts: []int{2, 3}, controls: 2}
 	joinWorker  = verb{name: "join", hosts: []int{3}}
-	joinMember  = verb{name: "join", hosts: []int{1}, all: true}
+	joinFirst   = verb{name: "join", hosts: []int{1}, controls: 1}
+	joinFourth  = verb{name: "join", hosts: []int{4}, controls: 1}
 	resetWorker = verb{name: "reset", hosts: []int{3}}
-	removeFirst = verb{name: "remove", hosts: []int{1}}
+	resetSecond = verb{name: "reset", hosts: []int{2}}
 	resetAll    = verb{name: "reset", hosts: []int{1, 2, 3}}
+	resetThree  = verb{name: "reset", hosts: []int{1, 2, 3, 4}}
+	removeFirst = verb{name: "remove", hosts: []int{1}}
+	removeOther = verb{name: "remove", hosts: []int{3}}
+	removeNode  = verb{name: "remove", hosts: []int{4}}
+	removeDead  = verb{name: "remove", hosts: []int{2}, force: true}
 )
 
 // run is one run of the program: from connecting to its end, with all hosts
 // reachable at first.
 func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
-	for _, m := range w.machines {
-		m.turnOn()
+	w.dead = nil
+	if v.force {
+		w.dead = v.hosts
 	}
+	w.turnOn()
 	w.settle()
 	w.runs++
-	w.count, w.plan, w.via = 0, cuts, w.machines[v.hosts[0]-1]
+	w.count, w.plan, w.via, w.destroys = 0, cuts, w.machines[v.hosts[0]-1], false
 	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, cuts))
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var life sync.WaitGroup
-	life.Go(func() { w.live(ctx) })
+	life.Go(func() { w.beat(ctx) })
 	defer life.Wait()
 	defer cancel()
 
 	var hosts []spec.Host
-	for _, n := range v.hosts {
+	for i, n := range v.hosts {
 		h := spec.Host{Name: fmt.Sprintf("h%d", n), Role: spec.WorkerRole}
-		if n == 1 || v.all {
+		if i < v.controls {
 			h.Role = spec.ControlPlaneRole
 		}
 		hosts = append(hosts, h)
 	}
-	targets, err := Connect(ctx, hosts, w.dial)
-	if err != nil {
-		return plan.Count{}, err
+	var targets []Target
+	if !v.force {
+		var err error
+		if targets, err = Connect(ctx, hosts, w.dial); err != nil {
+			return plan.Count{}, err
+		}
 	}
 	lanes, err := w.lanes(ctx, v, hosts, targets)
 	if err != nil {
@@ -203,7 +224,7 @@ func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
 // nothing else happens at the same time.
 const pulse = 97*time.Millisecond + 3
 
-func (w *world) live(ctx context.Context) {
+func (w *world) beat(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -214,12 +235,22 @@ func (w *world) live(ctx context.Context) {
 	}
 }
 
-// rest lets time pass until nothing happens any more.
-func (w *world) rest() {
-	for _, m := range w.machines {
-		m.turnOn()
+// turnOn gives all machines power and a connection, but for those that are dead.
+func (w *world) turnOn() {
+	for i, m := range w.machines {
+		if slices.Contains(w.dead, i+1) {
+			m.Kill()
+		} else {
+			m.turnOn()
+		}
 	}
-	const enough = 8 // steps from a kubelet that starts to a pod that runs
+}
+
+// rest lets time pass until nothing happens any more. What was dead is back then.
+func (w *world) rest() {
+	w.dead = nil
+	w.turnOn()
+	const enough = 12 // steps from a kubelet that starts to a pod that runs
 	for range enough {
 		w.settle()
 	}
@@ -252,80 +283,134 @@ func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	run := journal.Run{ID: fmt.Sprint(w.runs), Verb: v.String(), By: "an admin", Began: time.Now()}
 	if v.name == "init" {
-		wish := &spec.Cluster{Name: "sim", Hosts: hosts}
-		wish.Default()
-		id := "a-cluster"
-		if i := slices.IndexFunc(targets, func(t Target) bool { return t.Claim != nil }); i >= 0 {
-			id = targets[i].Claim.ClusterID
-		}
-		lanes, _, err := PlanInit(Init{
-			Cluster: wish, ID: id, Targets: FounderFirst(targets), Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd,
-		})
-		return lanes, err
+		return w.initLanes(run, hosts, FounderFirst(targets))
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
 	var live *Live
 	err := accessErr
 	if err == nil {
-		api := w.connect(plan.Of("access", access), targets[0].Host.Dial)
-		var record cluster.Record
-		if record, err = cluster.ReadRecord(ctx, api); err == nil {
-			live, err = lookAt(ctx, access, api, record)
-		}
-	}
-	if err == nil { // as the API lists them
-		slices.SortFunc(live.Nodes, func(x, y Member) int { return strings.Compare(x.Node, y.Node) })
+		live, err = w.look(ctx, v, access)
 	}
 	if v.name == "join" {
 		if err != nil {
 			return nil, err
 		}
-		known := live.Spec
-		known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool {
-			return slices.ContainsFunc(hosts, func(j spec.Host) bool { return j.Name == h.Name })
-		}), hosts...)
-		in := Join{Cluster: known, ID: live.Record.ID, Access: access, Servers: live.Servers, Targets: targets, Bundle: w.bundle, Run: run,
-			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
-		if v.all {
-			i := slices.IndexFunc(live.Nodes, func(m Member) bool { return m.ControlPlane && !slices.Contains(v.hosts, w.number(m.Node)) })
-			via, err := Connect(ctx, []spec.Host{{Name: live.Nodes[i].Host, Role: spec.ControlPlaneRole}}, w.dial)
-			if err != nil {
-				return nil, err
-			}
-			in.Via = &via[0]
-		}
-		return PlanJoin(in)
+		return w.joinLanes(ctx, run, name, live, hosts, targets)
 	}
 	if err := ReadJournals(ctx, targets); err != nil {
 		return nil, err
 	}
-	in := Reset{Targets: targets}
-	if !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil }) {
-		return nil, nil
-	}
+	in := Reset{Targets: targets, Force: v.force}
+	claimed := slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil })
 	switch {
+	case !claimed && !v.force:
+		return nil, nil
 	case err == nil:
-		d := &Departure{Live: live, Nodes: in.Leavers(), By: "an admin", Timeout: DrainTimeout,
+		d := &Departure{Live: live, Nodes: in.Leavers(), By: "an admin", Timeout: DrainTimeout, Force: v.force,
 			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
+		if v.force {
+			for _, h := range hosts {
+				if m, ok := live.Member(h.Name); ok {
+					d.Add(Leaver{Member: m, Lost: true})
+				}
+			}
+			if len(d.Nodes) == 0 {
+				return nil, nil // by an earlier run
+			}
+		}
 		if !d.Stays() {
 			in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
 			break
 		}
-		keepers, err := Connect(ctx, []spec.Host{{Name: d.Keepers()[0].Host, Role: spec.ControlPlaneRole}}, w.dial)
-		if err != nil {
+		if err := w.keeper(ctx, d); err != nil {
 			return nil, err
 		}
-		d.Keeper, in.Departure, w.via = keepers[0], d, w.machines[w.number(keepers[0].Wish.Name)-1]
-		if err := d.Refuse(ctx); err != nil {
-			return nil, err
-		}
-	case v.hosts[0] != 1:
+		in.Departure = d
+	case !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil && controls(t) }):
 		return nil, err // nothing can be drained
 	case accessErr == nil && in.Destroys(name, access.Server):
 		in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
 	}
+	w.destroys = in.Departure == nil
 	lanes, _, err := PlanReset(in)
 	return lanes, err
+}
+
+func (w *world) initLanes(run journal.Run, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
+	wish := &spec.Cluster{Name: "sim", Hosts: hosts}
+	wish.Default()
+	id := "a-cluster"
+	if i := slices.IndexFunc(targets, func(t Target) bool { return t.Claim != nil }); i >= 0 {
+		id = targets[i].Claim.ClusterID
+	}
+	w.via = w.machines[w.number(targets[0].Wish.Name)-1]
+	lanes, _, err := PlanInit(Init{
+		Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd,
+	})
+	return lanes, err
+}
+
+// look looks at the cluster by way of the first machine that leads to it, one of the verb's if it can be.
+func (w *world) look(ctx context.Context, v verb, access cluster.Access) (live *Live, err error) {
+	ways := []*machine{w.machines[v.hosts[0]-1]}
+	for _, m := range w.machines {
+		if slices.Contains(w.dead, v.hosts[0]) && !slices.Contains(ways, m) {
+			ways = append(ways, m) // with --via
+		}
+	}
+	for _, m := range ways {
+		api := w.connect(plan.Of("access", access), m.Dial)
+		var record cluster.Record
+		if record, err = cluster.ReadRecord(ctx, api); err != nil {
+			continue
+		}
+		if live, err = lookAt(ctx, access, api, record); err == nil { // as the API lists them
+			slices.SortFunc(live.Nodes, func(x, y Member) int { return strings.Compare(x.Node, y.Node) })
+			return live, nil
+		}
+	}
+	return nil, err
+}
+
+func (w *world) joinLanes(ctx context.Context, run journal.Run, name string, live *Live, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
+	known := live.Spec
+	known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool {
+		return slices.ContainsFunc(hosts, func(j spec.Host) bool { return j.Name == h.Name })
+	}), hosts...)
+	in := Join{Cluster: known, ID: live.Record.ID, Access: live.Access, Servers: live.Servers, Targets: targets, Bundle: w.bundle, Run: run,
+		Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
+	if !slices.ContainsFunc(hosts, func(h spec.Host) bool { return h.Role == spec.ControlPlaneRole }) {
+		return PlanJoin(in)
+	}
+	for _, m := range live.Nodes {
+		if !m.ControlPlane {
+			continue
+		}
+		if i := slices.IndexFunc(targets, func(t Target) bool { return t.Wish.Name == m.Host }); i >= 0 {
+			if targets[i].EtcdData {
+				in.Via = &targets[i]
+				break
+			}
+			continue
+		}
+		via, err := Connect(ctx, []spec.Host{{Name: m.Host, Role: spec.ControlPlaneRole}}, w.dial)
+		if err != nil {
+			return nil, err
+		}
+		in.Via = &via[0]
+		break
+	}
+	return PlanJoin(in)
+}
+
+// keeper reaches a control-plane host that stays, and asks whether the others may leave.
+func (w *world) keeper(ctx context.Context, d *Departure) error {
+	keepers, err := Connect(ctx, []spec.Host{{Name: d.Keepers()[0].Host, Role: spec.ControlPlaneRole}}, w.dial)
+	if err != nil {
+		return err
+	}
+	d.Keeper, w.via = keepers[0], w.machines[w.number(keepers[0].Wish.Name)-1]
+	return d.Refuse(ctx)
 }
 
 // operate does one operation of the run, on a machine or through it on the API. It
@@ -363,7 +448,14 @@ func (w *world) operate(ctx context.Context, m *machine, operation string, api b
 	var err error
 	switch {
 	case c == nil:
+		w.mu.Lock()
+		before := w.quorate()
+		w.mu.Unlock()
 		err = do()
+		w.mu.Lock()
+		m.observe()
+		w.keep(before, operation)
+		w.mu.Unlock()
 	case api || c.victim > 0:
 		// A request is sent as a whole: within it is after it, without an answer.
 		if c.moment == hosttest.Before {
@@ -385,6 +477,7 @@ func (w *world) operate(ctx context.Context, m *machine, operation string, api b
 	}
 	w.mu.Lock()
 	m.observe()
+	w.watch()
 	w.mu.Unlock()
 	if err == nil {
 		err = pause()
@@ -488,11 +581,19 @@ func (u units) Reload(ctx context.Context) error {
 }
 
 func (u units) Start(ctx context.Context, unit string) error {
-	return u.operate(ctx, "start "+unit, func() error { return u.Systemd.Start(ctx, unit) })
+	err := u.operate(ctx, "start "+unit, func() error { return u.Systemd.Start(ctx, unit) })
+	if err != nil {
+		return err
+	}
+	return u.l.w.await(ctx, u.l.machine, "start", unit)
 }
 
 func (u units) Restart(ctx context.Context, unit string) error {
-	return u.operate(ctx, "restart "+unit, func() error { return u.Systemd.Restart(ctx, unit) })
+	err := u.operate(ctx, "restart "+unit, func() error { return u.Systemd.Restart(ctx, unit) })
+	if err != nil {
+		return err
+	}
+	return u.l.w.await(ctx, u.l.machine, "restart", unit)
 }
 
 func (u units) Stop(ctx context.Context, unit string) error {
@@ -518,7 +619,7 @@ type picture map[string]string
 
 // volatile is what differs between two worlds that are alike: random data, and
 // journals, which tell what happened. What they are good for is seen after a reset.
-var volatile = regexp.MustCompile(`^h\d+ (` + bootIDFile + `|` + etcdID + `|` + journal.Dir + `(/.*)?)$`)
+var volatile = regexp.MustCompile(`^h\d+ (` + bootIDFile + `|` + etcdID + `|` + etcdEnvironment + `|` + journal.Dir + `(/.*)?)$`)
 
 func (w *world) picture() picture {
 	p := picture{}
@@ -540,13 +641,18 @@ func (w *world) picture() picture {
 	if err != nil {
 		w.t.Error(err)
 	}
-	p["kubeconfig"] = plainly(string(local))
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.store()
+	s, serving := w.serving()
+	for _, m := range serving { // which of them people go to is all the same
+		local = bytes.ReplaceAll(local, []byte("server: https://"+m.api()), []byte("server: of one that serves"))
+	}
+	p["kubeconfig"] = plainly(string(local))
 	if s == nil {
 		return p
 	}
+	q, _ := w.member(serving[0])
+	p["etcd"] = q.membership()
 	s.kinds[secretResource] = secretKind
 	for gvr, gvk := range s.kinds {
 		list, err := s.List(gvr, gvk, metav1.NamespaceAll)

@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,8 +42,31 @@ func TestHostDies(t *testing.T) {
 				"--power-on", strings.Join([]string{program(t), "lab", "start", e.lab.Name(), "{host}"}, " "))
 		}
 	})
+	t.Run("a host that resets itself", func(t *testing.T) {
+		on := e.powerOnAfterReset(t, e.host(2))
+		e.drilled(t, "power-cut", e.host(2))
+		if err := <-on; err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("etcd's leader killed", func(t *testing.T) { e.drilled(t, "kill-leader") })
 	t.Run("a host parted from the others", func(t *testing.T) { e.drilled(t, "partition", "--duration=15s") })
+
+	t.Run("Ctrl-C ends the fault", func(t *testing.T) {
+		victim := e.breakOffDrill(t, os.Interrupt, "--duration=5m")
+		e.untouched(t, victim)
+	})
+	t.Run("without the admin's machine it ends by itself", func(t *testing.T) {
+		victim := e.breakOffDrill(t, os.Kill, "--duration=10s")
+		eventually(t, time.Minute, "the fault's end", func() string {
+			if traces := e.traces(t, victim); strings.Contains(traces, "kubewright-drill") {
+				return traces
+			}
+			return ""
+		})
+		eventually(t, time.Minute, "all members are healthy", func() string { return e.kubewright(t, "etcd", "health").stderr })
+		e.drilled(t, "kill-leader") // finds the namespace of the other, and takes it away
+	})
 
 	if now := e.etcdState(t); now != members {
 		t.Errorf("etcd's members were\n%s\nand are\n%s", members, now)
@@ -63,6 +89,30 @@ func TestDiskFills(t *testing.T) {
 		t.Errorf("filling a disk that others share: exit %d\n%s", r.exit, r.output())
 	}
 	e.drilled(t, "fill-disk", e.host(3), "--duration=20s")
+}
+
+// powerOnAfterReset turns a host on once it is off: where a machine resets, a lab host's
+// namespace ends.
+func (e *env) powerOnAfterReset(t *testing.T, host string) <-chan error {
+	on := make(chan error, 1)
+	go func() {
+		tick := time.NewTicker(poll)
+		defer tick.Stop()
+		for {
+			off := slices.ContainsFunc(e.lab.Hosts(), func(h lab.Host) bool { return h.Name == host && !h.Running })
+			if off {
+				on <- e.lab.Start(t.Context(), host)
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				on <- t.Context().Err()
+				return
+			}
+		}
+	}()
+	return on
 }
 
 // drillSpec writes the file of a test cluster with so many control-plane hosts first. A worker
@@ -103,13 +153,66 @@ func (e *env) drilled(t *testing.T, args ...string) {
 	if len(got.Lost)+len(got.Stale) > 0 || got.Writes == 0 || got.Reads == 0 {
 		t.Errorf("acknowledged writes lost: %v, not seen: %v", got.Lost, got.Stale)
 	}
+	e.untouched(t, got.Host)
+}
+
+// traces are where a drill would leave something on a host.
+func (e *env) traces(t *testing.T, host string) string {
+	t.Helper()
+	return e.on(t, host, "sh", "-c", "nft list tables; systemctl list-units --all --plain --no-legend 'kubewright-drill*'; ls /var/lib/etcd /run/systemd/transient /run")
+}
+
+// untouched wants nothing of a drill in the API and on its victim.
+func (e *env) untouched(t *testing.T, victim string) {
+	t.Helper()
 	if left := e.try(t, "get", "namespace", drill.Namespace); left.exit == 0 {
 		t.Errorf("it left its namespace: %s", left.stdout)
 	}
-	traces := e.on(t, got.Host, "sh", "-c", "nft list tables; systemctl list-units --all --plain --no-legend 'kubewright-drill*'; ls /var/lib/etcd /run/systemd/transient /run")
-	if strings.Contains(traces, "drill") || strings.Contains(traces, "kubewright.lock") {
-		t.Errorf("it left on %s:\n%s", got.Host, traces)
+	traces := e.traces(t, victim)
+	if strings.Contains(traces, "kubewright-drill") || strings.Contains(traces, "kubewright.lock") {
+		t.Errorf("it left on %s:\n%s", victim, traces)
 	}
+}
+
+// breakOffDrill sends a signal to a drill while its victim is parted from the others, waits for
+// its end, and returns the victim.
+func (e *env) breakOffDrill(t *testing.T, signal os.Signal, args ...string) (victim string) {
+	t.Helper()
+	args = append([]string{"drill", "partition", "-o", "jsonl", "-F", e.lab.SSHConfig(), "--kubeconfig", e.kubeconfig}, args...)
+	cmd := exec.CommandContext(t.Context(), program(t), args...)
+	var stderr lockedBuffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(stdout); lines.Scan(); {
+		var line struct{ Lane, Step string }
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			t.Fatalf("%v: %s", err, lines.Text())
+		}
+		if line.Step != "drill/partition" || victim != "" {
+			continue
+		}
+		victim = line.Lane
+		eventually(t, 10*time.Second, "the fault", func() string {
+			if traces := e.traces(t, victim); !strings.Contains(traces, "table inet kubewright-drill") {
+				return traces
+			}
+			return ""
+		})
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const interrupted = 130
+	if err := cmd.Wait(); victim == "" || err == nil || signal == os.Interrupt && cmd.ProcessState.ExitCode() != interrupted {
+		t.Fatalf("a drill that was broken off: %v, victim %q\n%s", err, victim, stderr.String())
+	}
+	return victim
 }
 
 // pairState is who the two pods are, and how often they were started.

@@ -94,7 +94,7 @@ func (a Drain) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 		}
 	}
 	if len(orphans) > 0 {
-		return nil, fault.New(fault.DrainBlocked, "delete them, or have a Deployment or another controller make them; or give them up with --force",
+		return nil, fault.New(fault.DrainBlocked, "delete them, or have a Deployment or another controller make them; or give them up with `kubewright remove --force`",
 			"pods that no controller would make anew: %s", some(orphans))
 	}
 	return diff, nil

@@ -211,12 +211,12 @@ func TestDrainBlocked(t *testing.T) {
 		"a pod that does not end": {
 			objects: []runtime.Object{pod("web-1", "w1")}, stuck: "web-1",
 			want:   "pod default/web-1 ends (it was given 30s)",
-			remedy: "give pods that end more time with --timeout",
+			remedy: "give pods that end more time with `kubewright remove --timeout`",
 		},
 		"an admin's cordon stays": {
 			objects: []runtime.Object{pod("web-1", "w1"), budget("web", "web", 1, 1, 1, 1)}, cordoned: true,
 			want:   "the node stays cordoned, as it was before, nothing else was changed",
-			remedy: "--force deletes what is left at the timeout",
+			remedy: "`kubewright remove --force` deletes what is left at the timeout",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

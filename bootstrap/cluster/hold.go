@@ -115,9 +115,9 @@ func (h holds) remedy() string {
 		all = append(all, k.remedy())
 	}
 	if len(rest) > 0 {
-		all = append(all, "give pods that end more time with --timeout, or look why they do not")
+		all = append(all, "give pods that end more time with `kubewright remove --timeout`, or look why they do not")
 	}
-	return strings.Join(slices.Compact(all), "; ") + "; --force deletes what is left at the timeout, in spite of budgets"
+	return strings.Join(slices.Compact(all), "; ") + "; `kubewright remove --force` deletes what is left at the timeout, in spite of budgets"
 }
 
 func (k kept) remedy() string {
@@ -131,6 +131,6 @@ func (k kept) remedy() string {
 	case b.Status.CurrentHealthy < b.Status.DesiredHealthy:
 		return "budget " + name + " wants more healthy pods than there are: see why they are not, or whether there is room for them"
 	default:
-		return "give budget " + name + " more time with --timeout, scale up what it selects, or lower its minAvailable (raise its maxUnavailable)"
+		return "give budget " + name + " more time with `kubewright remove --timeout`, scale up what it selects, or lower its minAvailable (raise its maxUnavailable)"
 	}
 }

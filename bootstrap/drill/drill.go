@@ -117,14 +117,15 @@ func (d *Drill) Run(ctx context.Context) (*Result, error) {
 	if err := makeNamespace(ctx, kube); err != nil {
 		return nil, err
 	}
+	tell := teller{d.Victim.Host, d.Emit}
 	e := exercise{
 		fault: d.fault, lasts: d.For, within: d.Within, watch: w, victim: victim{d.Victim, w},
 		writers: writers, readers: readers, judge: configMaps{kube: kube},
-		lane: d.Victim.Host, kind: d.Kind, emit: d.Emit,
+		kind: d.Kind, tell: tell,
 	}
 	result, err := e.run(ctx)
 	result.Via = d.via.Host
-	return result, errors.Join(err, tidy(ctx, kube))
+	return result, errors.Join(err, tell.step("tidy", "waits until namespace "+Namespace+" is gone", func() error { return tidy(ctx, kube) }))
 }
 
 // filler is what a record holds while a disk is full: small ones may find room for a while.

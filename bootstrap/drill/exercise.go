@@ -34,9 +34,8 @@ type exercise struct {
 	readers []Store
 	judge   Store // where is looked for what was written
 
-	lane string
 	kind Kind
-	emit func(plan.Event)
+	tell teller
 }
 
 // moments are when what happened.
@@ -56,7 +55,7 @@ const (
 
 // run practises the fault under load. The result is as full as it could be also if there is an error.
 func (e *exercise) run(ctx context.Context) (*Result, error) {
-	result := &Result{Fault: e.kind, Host: e.lane, Lost: []Record{}, Stale: []Record{}}
+	result := &Result{Fault: e.kind, Host: e.tell.lane, Lost: []Record{}, Stale: []Record{}}
 	load := startLoad(ctx, e.writers, e.readers)
 	when, err := e.practise(ctx, result)
 	seen := load.end()
@@ -64,7 +63,7 @@ func (e *exercise) run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return result, err
 	}
-	return result, e.step("compare", "looks for all acknowledged writes", func() error {
+	return result, e.tell.step("compare", "looks for all acknowledged writes", func() error {
 		found, err := e.judge.All(ctx)
 		if err != nil {
 			return err
@@ -100,7 +99,7 @@ func (e *exercise) count(r *Result, seen *account, when moments) {
 
 // practise deals the fault and waits until all is well again.
 func (e *exercise) practise(ctx context.Context, r *Result) (when moments, err error) {
-	err = e.step("calm", fmt.Sprintf("writers: %d, readers: %d; sees for %s what is usual", len(e.writers), len(e.readers), calmTime),
+	err = e.tell.step("calm", fmt.Sprintf("writers: %d, readers: %d; sees for %s what is usual", len(e.writers), len(e.readers), calmTime),
 		func() error { return pause(ctx, calmTime) })
 	if err != nil {
 		return when, err
@@ -109,17 +108,17 @@ func (e *exercise) practise(ctx context.Context, r *Result) (when moments, err e
 	if e.fault.Nature().Lasts {
 		text = fmt.Sprintf("deals it for %s", e.lasts)
 	}
-	err = e.step(string(e.kind), text, func() error { return e.deal(ctx, &when) })
+	err = e.tell.step(string(e.kind), text, func() error { return e.deal(ctx, &when) })
 	if err != nil {
 		return when, err
 	}
-	err = e.step("recover", "waits until all members, API servers and nodes are well", func() error {
+	err = e.tell.step("recover", "waits until all members, API servers and nodes are well", func() error {
 		return e.recover(ctx, r, &when)
 	})
 	if err != nil {
 		return when, err
 	}
-	return when, e.step("after", fmt.Sprintf("goes on for %s", afterTime), func() error { return pause(ctx, afterTime) })
+	return when, e.tell.step("after", fmt.Sprintf("goes on for %s", afterTime), func() error { return pause(ctx, afterTime) })
 }
 
 // deal deals the fault, and ends one that lasts when its time is over. It ends it in any case.
@@ -170,7 +169,7 @@ func (e *exercise) recover(ctx context.Context, r *Result, when *moments) error 
 		}
 		if now := strings.Join(troubles, "; "); now != last && ctx.Err() == nil {
 			last = now
-			e.progress("recover", now)
+			e.tell.progress("recover", now)
 		}
 		if !helped && time.Since(when.ended) > mendTime {
 			helped = true
@@ -179,7 +178,7 @@ func (e *exercise) recover(ctx context.Context, r *Result, when *moments) error 
 				done = append(done, "it could not be helped: "+err.Error())
 			}
 			for _, text := range done {
-				r.Notes = append(r.Notes, fmt.Sprintf("%s: not well by itself after %s: %s", e.lane, mendTime, text))
+				r.Notes = append(r.Notes, fmt.Sprintf("%s: not well by itself after %s: %s", e.tell.lane, mendTime, text))
 			}
 		}
 		select {
@@ -194,21 +193,30 @@ func (e *exercise) recover(ctx context.Context, r *Result, when *moments) error 
 	}
 }
 
+// teller says how a drill goes, as the steps of a lane that has its victim's name.
+type teller struct {
+	lane string
+	emit func(plan.Event)
+}
+
 // step tells of a part of the drill, and how it ended.
-func (e *exercise) step(name, text string, do func() error) error {
+func (t teller) step(name, text string, do func() error) error {
 	began := time.Now()
-	e.progress(name, text)
+	t.progress(name, text)
 	err := do()
-	kind := plan.Applied
+	done := plan.Event{Time: time.Now(), Lane: t.lane, Step: stepName(name), Kind: plan.Applied, Took: time.Since(began), Err: err}
 	if err != nil {
-		kind = plan.Failed
+		done.Kind = plan.Failed
+	} else {
+		// Of hosts and cluster, nothing is to be as another wish says.
+		done.Diff = plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: text}}
 	}
-	e.emit(plan.Event{Time: time.Now(), Lane: e.lane, Step: stepName(name), Kind: kind, Took: time.Since(began), Err: err})
+	t.emit(done)
 	return err
 }
 
-func (e *exercise) progress(name, text string) {
-	e.emit(plan.Event{Time: time.Now(), Lane: e.lane, Step: stepName(name), Kind: plan.Progress, Text: text})
+func (t teller) progress(name, text string) {
+	t.emit(plan.Event{Time: time.Now(), Lane: t.lane, Step: stepName(name), Kind: plan.Progress, Text: text})
 }
 
 func stepName(name string) string { return "drill/" + name }

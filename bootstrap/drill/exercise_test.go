@@ -130,7 +130,7 @@ func (w *world) exercise(emit func(plan.Event)) *exercise {
 	stores := []Store{w, w}
 	return &exercise{
 		fault: w, lasts: 30 * time.Second, within: 2 * time.Minute, watch: w, victim: w,
-		writers: stores, readers: stores, judge: w, lane: "cp1", kind: Killed, emit: emit,
+		writers: stores, readers: stores, judge: w, kind: Killed, tell: teller{"cp1", emit},
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -159,8 +158,11 @@ func (w *watch) lookAtServer(ctx context.Context, n Node) []string {
 		w.forget(n)
 		return []string{n.Host + ": not reached: " + lost.Error()}
 	}
-	if len(failing) > 0 {
-		return []string{n.Host + ": API server not ready: " + strings.Join(failing, ", ")}
+	switch {
+	case len(failing) > 1:
+		return []string{fmt.Sprintf("%s: API server not ready: %s and %d more", n.Host, failing[0], len(failing)-1)}
+	case len(failing) == 1:
+		return []string{n.Host + ": API server not ready: " + failing[0]}
 	}
 	return []string{n.Host + ": API server: " + err.Error()}
 }

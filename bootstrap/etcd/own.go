@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"context"
-	"crypto/sha256"
 	"net"
 
 	"go.etcd.io/etcd/client/v3"
@@ -30,13 +29,3 @@ func Connect(ctx context.Context, r host.Reader, pki string) (*clientv3.Client, 
 		})},
 	})
 }
-
-// Proof tells whether a snapshot that is written to it is whole: it ends with the
-// SHA-256 of what comes before.
-type Proof struct{ trailing }
-
-// NewProof is one for a snapshot that is still to come.
-func NewProof() *Proof { return &Proof{trailing{of: sha256.New()}} }
-
-// Whole tells whether all was written, as etcd sent it.
-func (p *Proof) Whole() bool { return p.right() }

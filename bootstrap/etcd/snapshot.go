@@ -26,36 +26,41 @@ type Snapshot struct {
 // Save writes a snapshot into a file and proves it: its hash is that of its data, and the
 // database in it is whole. The file is on the disk then.
 func Save(ctx context.Context, k Keeper, f *os.File) (Snapshot, error) {
-	sum := &trailing{of: sha256.New()}
-	if err := k.Snapshot(ctx, io.MultiWriter(f, sum)); err != nil {
+	proof := NewProof()
+	if err := k.Snapshot(ctx, io.MultiWriter(f, proof)); err != nil {
 		return Snapshot{}, err
 	}
 	if err := f.Sync(); err != nil {
 		return Snapshot{}, err
 	}
-	if !sum.right() {
+	if !proof.Whole() {
 		return Snapshot{}, errors.New("the snapshot was damaged on the way: its hash is not that of its data")
 	}
 	found, err := snapshot.NewV3(zap.NewNop()).Status(f.Name()) // it checks the whole database
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("look into the snapshot: %w", err)
 	}
-	return Snapshot{Size: found.TotalSize, SHA256: hex.EncodeToString(sum.tail), Revision: found.Revision, Keys: found.TotalKey}, nil
+	return Snapshot{Size: found.TotalSize, SHA256: hex.EncodeToString(proof.tail), Revision: found.Revision, Keys: found.TotalKey}, nil
 }
 
-// trailing hashes what is written to it but for the last bytes, which are to be the hash.
-type trailing struct {
-	of   hash.Hash
-	tail []byte
+// Proof tells whether a snapshot that is written to it is whole: it ends with the
+// SHA-256 of what comes before.
+type Proof struct {
+	sum  hash.Hash
+	tail []byte // what may be the hash
 }
 
-func (t *trailing) Write(p []byte) (int, error) {
-	t.tail = append(t.tail, p...)
-	if over := len(t.tail) - t.of.Size(); over > 0 {
-		t.of.Write(t.tail[:over]) //nolint:errcheck // a hash takes all
-		t.tail = append(t.tail[:0], t.tail[over:]...)
+// NewProof is one for a snapshot that is still to come.
+func NewProof() *Proof { return &Proof{sum: sha256.New()} }
+
+func (p *Proof) Write(b []byte) (int, error) {
+	p.tail = append(p.tail, b...)
+	if over := len(p.tail) - p.sum.Size(); over > 0 {
+		p.sum.Write(p.tail[:over]) //nolint:errcheck // a hash takes all
+		p.tail = append(p.tail[:0], p.tail[over:]...)
 	}
-	return len(p), nil
+	return len(b), nil
 }
 
-func (t *trailing) right() bool { return bytes.Equal(t.of.Sum(nil), t.tail) }
+// Whole tells whether all was written, as etcd sent it.
+func (p *Proof) Whole() bool { return bytes.Equal(p.sum.Sum(nil), p.tail) }

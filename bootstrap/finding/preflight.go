@@ -26,6 +26,8 @@ const (
 	VXLANTCPBroken       Code = "vxlan-tcp-broken"
 	MTUTooSmall          Code = "mtu-too-small"
 	PathMTU              Code = "path-mtu"
+	VirtualIPTaken       Code = "virtual-ip-taken"
+	VirtualIPOutside     Code = "virtual-ip-outside"
 	ProbeFailed          Code = "probe-failed"
 	AddressChosen        Code = "address-chosen"
 	MTUChosen            Code = "mtu-chosen"
@@ -130,6 +132,14 @@ func preflightCodes() []Explanation {
 			Meaning: "Packets as large as the interface allows are lost on the way: connections open, then hang with the first full packet. Sizes were tried one by one.",
 			Causes:  []string{"a VPN or tunnel between the hosts", "jumbo frames on some hosts, not on all, or not on the switch"},
 			Remedy:  []string{"ip link set dev DEV mtu N, and the same in the host's network configuration"}},
+		{Code: VirtualIPTaken, Title: "another machine has the virtual IP",
+			Meaning: "The first control-plane host asked its network by ARP who has the address, and somebody answered. With two owners, each machine's calls would reach the one or the other.",
+			Causes:  []string{"an address that DHCP gives away", "a cluster that was not reset, and still holds it", "another load balancer or router of the network"},
+			Remedy:  []string{"ip neigh show ADDRESS", "Set controlPlaneEndpoint.virtualIP to an address that nobody has, outside of DHCP's range."}},
+		{Code: VirtualIPOutside, Title: "the virtual IP is in no network of the host",
+			Meaning: "A host tells its neighbours by ARP that it has the virtual IP. Outside of its networks nobody asks for it.",
+			Causes:  []string{"a mistyped address", "control-plane hosts in several networks"},
+			Remedy:  []string{"Set controlPlaneEndpoint.virtualIP to an unused address of a network that all control-plane hosts are in.", "For hosts in several networks: a load balancer or a DNS name as controlPlaneEndpoint.address."}},
 		{Code: ProbeFailed, Title: "the host could not be looked at closely",
 			Meaning: "The throw-away program that tries kernel, disk and network did not run there; everything that it would have found is not known.",
 			Causes:  []string{"every folder for temporary files is mounted noexec", "a security module that lets unknown programs not run"},

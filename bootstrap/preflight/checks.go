@@ -87,6 +87,35 @@ func factFindings(h *Host, arch string) finding.Report {
 	return r
 }
 
+// virtualIP finds control-plane hosts that could not have the virtual IP: nobody in
+// their networks would look for it there.
+func virtualIP(in Input) finding.Report {
+	var r finding.Report
+	ip := in.Cluster.ControlPlaneEndpoint.VirtualIP
+	if !ip.IsValid() {
+		return nil
+	}
+	for _, h := range in.Hosts {
+		var networks []string
+		within := false
+		for _, i := range h.Facts.Interfaces {
+			for _, a := range i.Addrs {
+				if a.Addr().Is4() && !a.Addr().IsLoopback() && !a.IsSingleIP() {
+					networks = append(networks, a.Masked().String())
+					within = within || a.Contains(ip)
+				}
+			}
+		}
+		if !h.controlPlane() || within {
+			continue
+		}
+		r = append(r, finding.Finding{Code: finding.VirtualIPOutside, Severity: finding.Error, Host: h.Wish.Name, Object: ip.String(),
+			Message: fmt.Sprintf("the virtual IP %s is in none of its networks (%s)", ip, strings.Join(networks, ", ")),
+			Remedy:  "set controlPlaneEndpoint.virtualIP to an unused address of a network that all control-plane hosts are in"})
+	}
+	return r
+}
+
 // older compares a kernel's release, such as 6.1.0-28-amd64; one that is not like that is not old.
 func older(release string, major, minor int) bool {
 	parts := strings.SplitN(release, ".", 3)
@@ -275,7 +304,7 @@ const (
 )
 
 // seenFindings judges what the probe saw of one host.
-func seenFindings(h *Host, seen *probe.Seen) finding.Report {
+func seenFindings(h *Host, order probe.Look, seen *probe.Seen) finding.Report {
 	var r finding.Report
 	found := func(c finding.Code, s finding.Severity, object, remedy, format string, args ...any) {
 		r = append(r, finding.Finding{Code: c, Severity: s, Host: h.Wish.Name, Object: object, Message: fmt.Sprintf(format, args...), Remedy: remedy})
@@ -297,6 +326,14 @@ func seenFindings(h *Host, seen *probe.Seen) finding.Report {
 		case u.Protocol == "tcp":
 			found(finding.PortInUse, finding.Error, port, "ss -lptn 'sport = :"+strconv.Itoa(u.Number)+"' shows more", "port %s is in use by the kernel or another container", port)
 		}
+	}
+	if o := seen.Owner; o != nil {
+		ip, who := order.Unused.String(), o.Hardware+" answers for it"
+		if o.Self {
+			who = "the host itself has it"
+		}
+		found(finding.VirtualIPTaken, finding.Error, ip, "set controlPlaneEndpoint.virtualIP to an address that nobody has, or find its owner with `ip neigh show "+ip+"`",
+			"the virtual IP %s is in use: %s on %s", ip, who, o.Interface)
 	}
 	r = append(r, roomFindings(h, seen.Rooms)...)
 	if d := seen.Disk; d != nil && d.P99 > slowDisk {

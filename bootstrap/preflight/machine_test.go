@@ -202,7 +202,11 @@ func (m *machine) answer(o probe.Order) (r probe.Reply) {
 	way := func(to int) string { return fmt.Sprintf("%d>%d", m.number(), to) }
 	switch {
 	case o.Look != nil:
-		r.Seen = &m.seen
+		seen := m.seen
+		if !o.Look.Unused.IsValid() {
+			seen.Owner = nil
+		}
+		r.Seen = &seen
 	case o.Listen != nil:
 		r.Listening = &probe.Listening{Taken: m.taken}
 	case o.Reach != nil:

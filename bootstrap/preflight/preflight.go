@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -65,6 +66,7 @@ func Run(ctx context.Context, in Input) (Outcome, error) {
 		out.Report = append(out.Report, factFindings(&in.Hosts[i], in.Arch)...)
 	}
 	out.Report = append(out.Report, duplicates(in.Hosts)...)
+	out.Report = append(out.Report, virtualIP(in)...)
 
 	looks, err := lookAtAll(ctx, in)
 	defer func() {
@@ -143,6 +145,14 @@ func lookAtAll(ctx context.Context, in Input) ([]looked, error) {
 // probes tells whether a host is looked at closely.
 func (in Input) probes(h Host) bool { return !h.Member && h.Facts.Arch == in.Arch }
 
+// asksForVirtualIP tells whether a host is to ask who has the virtual IP: the first
+// control-plane host, while there is no cluster in which one has it rightly.
+func (in Input) asksForVirtualIP(h *Host) bool {
+	running := len(in.Servers) > 0 || slices.ContainsFunc(in.Hosts, func(h Host) bool { return h.Member || h.Address.IsValid() })
+	first := slices.IndexFunc(in.Hosts, Host.controlPlane)
+	return !running && first >= 0 && h == &in.Hosts[first]
+}
+
 func (l *looked) lookAt(ctx context.Context, in Input, h *Host, program []byte) error {
 	s, err := open(ctx, h.Host, program)
 	if err != nil {
@@ -156,6 +166,9 @@ func (l *looked) lookAt(ctx context.Context, in Input, h *Host, program []byte) 
 	if h.controlPlane() {
 		order.Disk = etcdData
 	}
+	if in.asksForVirtualIP(h) {
+		order.Unused = in.Cluster.ControlPlaneEndpoint.VirtualIP
+	}
 	reply, err := s.ask(probe.Order{Look: &order})
 	if err != nil {
 		return err
@@ -164,7 +177,7 @@ func (l *looked) lookAt(ctx context.Context, in Input, h *Host, program []byte) 
 		return errors.New("the probe saw nothing")
 	}
 	l.seen = reply.Seen
-	l.findings = append(l.findings, seenFindings(h, l.seen)...)
+	l.findings = append(l.findings, seenFindings(h, order, l.seen)...)
 	return nil
 }
 

@@ -359,3 +359,46 @@ func BenchmarkPreflight(b *testing.B) {
 		})
 	}
 }
+
+// TestVirtualIP has an address that another machine has, and one that is in no network.
+func TestVirtualIP(t *testing.T) {
+	taken := probe.Owner{Interface: "eth0", Hardware: "02:00:00:00:00:09"}
+	for name, c := range map[string]struct {
+		ip     string
+		change func(h []*machine, in *preflight.Input)
+		want   []string
+	}{
+		"unused": {ip: "198.19.0.9", change: func(h []*machine, _ *preflight.Input) { h[0].seen.Owner = nil }},
+		"taken": {ip: "198.19.0.9", want: []string{
+			"h0 error virtual-ip-taken: the virtual IP 198.19.0.9 is in use: 02:00:00:00:00:09 answers for it on eth0"}},
+		"its own": {ip: "198.19.0.9", change: func(h []*machine, _ *preflight.Input) { h[0].seen.Owner = &probe.Owner{Interface: "eth0", Self: true} },
+			want: []string{"h0 error virtual-ip-taken: the virtual IP 198.19.0.9 is in use: the host itself has it on eth0"}},
+		"held by the cluster that hosts join": {ip: "198.19.0.9", change: func(_ []*machine, in *preflight.Input) {
+			in.Servers = []netip.AddrPort{netip.MustParseAddrPort("198.19.0.1:6443")}
+		}},
+		"held by a member":             {ip: "198.19.0.9", change: func(_ []*machine, in *preflight.Input) { in.Hosts[1].Member = true }},
+		"of a run that was broken off": {ip: "198.19.0.9", change: func(_ []*machine, in *preflight.Input) { in.Hosts[0].Address = in.Hosts[0].Reached }},
+		"outside": {ip: "203.0.113.9", change: func(h []*machine, _ *preflight.Input) { h[0].seen.Owner = nil },
+			want: []string{"h0 error virtual-ip-outside: the virtual IP 203.0.113.9 is in none of its networks (198.19.0.0/24)"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			machines := newMachines(t, 3)
+			for _, m := range machines {
+				m.seen.Owner = &taken // who is not asked is not heard
+			}
+			in := input(t, machines)
+			in.Cluster.ControlPlaneEndpoint.VirtualIP = netip.MustParseAddr(c.ip)
+			if c.change != nil {
+				c.change(machines, &in)
+			}
+			out, err := preflight.Run(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := slices.DeleteFunc(lines(out.Report), func(l string) bool { return !strings.Contains(l, "virtual-ip") })
+			if !slices.Equal(got, c.want) {
+				t.Error(cmp.Diff(c.want, got))
+			}
+		})
+	}
+}

@@ -37,6 +37,8 @@ type Look struct {
 	Paths []string `json:"paths"` // whose file systems' room is asked for; they need not exist
 	// Disk is the folder whose file system is timed, "" for none; it need not exist.
 	Disk string `json:"disk,omitempty"`
+	// Unused is an address that nobody may have, invalid for none.
+	Unused netip.Addr `json:"unused,omitzero"`
 }
 
 // Port is a port of the host, by protocol: "tcp" or "udp".
@@ -52,6 +54,7 @@ type Seen struct {
 	Rooms     []Room     `json:"rooms,omitempty"`
 	Disk      *Disk      `json:"disk,omitempty"`
 	Firewalls []Firewall `json:"firewalls,omitempty"`
+	Owner     *Owner     `json:"owner,omitempty"` // of Look.Unused, nil: nobody answers for it
 }
 
 // Missing is a feature of the kernel that was tried and did not work.
@@ -87,6 +90,13 @@ type Firewall struct {
 	Owner string `json:"owner"` // ufw, firewalld, or "" for rules of the admin's own
 	Table string `json:"table"` // family and name
 	Chain string `json:"chain"`
+}
+
+// Owner is who has an address that nobody may have.
+type Owner struct {
+	Interface string `json:"interface"`          // of the host that asked
+	Hardware  string `json:"hardware,omitempty"` // address of the one that answered
+	Self      bool   `json:"self,omitempty"`     // it is the host that asked
 }
 
 // Listen has the program listen on all addresses, until it ends.

@@ -46,7 +46,7 @@ func (a *app) drillCommand() *cobra.Command {
 		Short: "Practise the day a host dies: deal a control-plane host a fault, and count what clients saw of it",
 		Long: "drill deals one control-plane host of a live cluster a fault while writers and readers work through another\n" +
 			"node, and says how long they were not served, how long it took until all was well again, and whether a write that\n" +
-			"the API had acknowledged is lost (then the exit status is 28). HOST is the one whose etcd leads if none is named.\n\n" +
+			"the API had acknowledged is lost (then the exit status is 22). HOST is the one whose etcd leads if none is named.\n\n" +
 			"  kill-leader  SIGKILL of etcd and the API server\n" +
 			"  partition    the host is cut from all other nodes; SSH goes on\n" +
 			"  fill-disk    no byte is left on the file system of etcd's data, which has to be one of its own\n" +

@@ -102,7 +102,8 @@ func (a *app) root() *cobra.Command {
 		a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)), a.planCommand(),
 		a.prints(a.diffCommand()), a.prints(a.statusCommand()), a.prints(a.doctorCommand()), a.prints(a.explainCommand()),
 		a.prints(a.supportCommand()), a.prints(a.preflightCommand()), a.prints(a.versionCommand()),
-		a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.reported(a.recoverCommand(a.run)), a.drillCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand())
+		a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.reported(a.recoverCommand(a.run)),
+		a.drillCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand())
 	wrapArgs(root)
 	return root
 }
@@ -168,6 +169,18 @@ func interruptible(ctx context.Context, notice func(string)) (context.Context, <
 		}
 	}()
 	return ctx, stop, func() { signal.Stop(signals); cancel() }
+}
+
+// untilSignal runs f in a context that ends with the first Ctrl-C or SIGTERM, so that it
+// cleans up.
+func untilSignal(ctx context.Context, f func(context.Context) error) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := f(ctx)
+	if isAborted(ctx, err) {
+		return fault.New(fault.Interrupted, "run the same command again", "interrupted: %w", err)
+	}
+	return err
 }
 
 func isTerminalIn(r io.Reader) bool {

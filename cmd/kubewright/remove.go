@@ -214,9 +214,8 @@ func (w *work) leave(d *bootstrap.Departure, hosts *found, connect connector, na
 	if slices.Contains(w.live.Removed, name) {
 		return nil // by an earlier run
 	}
-	return &fault.Fault{Code: fault.HostUnreachable, Host: name, Step: "connect",
-		Err:    fmt.Errorf("the cluster has no host or node of that name, and it does not answer either: %w", hosts.faults[name]),
-		Remedy: "see the names with `kubewright status`"}
+	return fault.New(fault.Usage, "see the names with `kubewright status`",
+		"the cluster has no host or node %s, nor does a host of that name answer: %w", name, hosts.faults[name])
 }
 
 // keep reaches a control-plane host that stays, and refuses a departure that must not be begun.

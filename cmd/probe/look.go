@@ -30,6 +30,9 @@ func look(o probe.Look) (*probe.Seen, error) {
 	if o.Disk != "" {
 		all.Go(func() { s.Disk, diskErr = timeDisk(o.Disk) })
 	}
+	if o.Unused.IsValid() {
+		all.Go(func() { s.Owner = whoHas(o.Unused) })
+	}
 	all.Wait()
 	return &s, errors.Join(portsErr, roomsErr, diskErr)
 }

@@ -372,6 +372,26 @@ func entries(t *testing.T, dir string) []string {
 	return names
 }
 
+// TestUnused asks for the addresses of the other machine, of the one that asks, and of none.
+func TestUnused(t *testing.T) {
+	machines := pairOf(t)
+	owner := func(addr netip.Addr) *probe.Owner {
+		return machines[0].ask(t, probe.Order{Look: &probe.Look{Unused: addr}}).Seen.Owner
+	}
+	if o := owner(machines[1].addr); o == nil || o.Self || o.Interface == "" || len(o.Hardware) != len("00:00:00:00:00:00") {
+		t.Errorf("the other's: %+v", o)
+	}
+	if o := owner(machines[0].addr); o == nil || !o.Self {
+		t.Errorf("its own: %+v", o)
+	}
+	if o := owner(machines[1].addr.Next()); o != nil {
+		t.Errorf("nobody's: %+v", o)
+	}
+	if o := owner(netip.MustParseAddr("203.0.113.9")); o != nil {
+		t.Errorf("elsewhere: %+v", o)
+	}
+}
+
 // TestRemovesItself starts a copy of this program, and ends it by the end of its input.
 func TestRemovesItself(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "probe")

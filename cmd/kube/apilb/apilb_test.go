@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -97,6 +98,7 @@ type node struct {
 
 func newNode(t *testing.T, c *cluster, prefer *apiServer) *node {
 	t.Helper()
+	logTo(io.Discard) // the libraries' log, for the whole process
 	authority := x509.NewCertPool()
 	authority.AddCert(c.ca)
 	n := &node{T: t, options: options{
@@ -122,7 +124,7 @@ func freePort(t *testing.T) netip.AddrPort {
 func (n *node) start() (stop func() error) {
 	ctx, cancel := context.WithCancel(n.Context())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, n.options, logTo(&n.log)) }()
+	go func() { done <- run(ctx, n.options, slog.New(slog.NewTextHandler(&n.log, nil))) }()
 	n.await("listens", func() bool { _, err := n.get("http://" + n.status.String() + "/"); return err == nil })
 	return func() error { cancel(); return <-done }
 }
@@ -271,7 +273,7 @@ func TestPortTaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := run(t.Context(), n.options, logTo(&n.log)); err == nil || !strings.Contains(err.Error(), port.String()) {
+		if err := run(t.Context(), n.options, slog.New(slog.NewTextHandler(&n.log, nil))); err == nil || !strings.Contains(err.Error(), port.String()) {
 			t.Errorf("%v: %v", port, err)
 		}
 		_ = other.Close()

@@ -141,6 +141,14 @@ func (b *balancer) forsake() {
 	}
 }
 
+// works tells whether any server is ready.
+func (b *balancer) works() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.anyReady()
+}
+
+// anyReady is works for those who have the mutex.
 func (b *balancer) anyReady() bool {
 	for _, s := range b.servers {
 		if s.health.grade == ready {

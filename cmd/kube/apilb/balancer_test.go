@@ -322,6 +322,11 @@ func TestLesson(t *testing.T) {
 	}
 
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "configmaps"}, ConfigMap, nil)
+	l.refused(forbidden)
+	if strings.Contains(b.said.String(), "does not tell") {
+		t.Errorf("told of a server that is not ready:\n%s", &b.said)
+	}
+	b.is(addresses("192.0.2.2:6443")[0], good)
 	for range 3 {
 		l.refused(forbidden)
 		l.refused(io.ErrUnexpectedEOF)

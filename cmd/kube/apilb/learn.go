@@ -89,10 +89,11 @@ type lesson struct {
 }
 
 // refused tells of an API server that answers, but not with the list. One that does
-// not answer is told by its questions.
+// not answer is told by its questions, and one that is not ready does not know yet
+// who may do what.
 func (l *lesson) refused(err error) {
 	status := apierrors.APIStatus(nil)
-	if !errors.As(err, &status) || !l.tell(err.Error()) {
+	if !errors.As(err, &status) || !l.balancer.works() || !l.tell(err.Error()) {
 		return
 	}
 	l.log.Warn("the cluster does not tell its servers", "configmap", ConfigMap, "reason", err)

@@ -3,6 +3,8 @@ package vip
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,6 +17,17 @@ type tracked struct {
 	resourcelock.Interface
 	log  *slog.Logger
 	lost operation // that failed last, "" if all is well
+
+	renewed atomic.Pointer[time.Time] // when the last renewal was begun, nil: another has the lease
+}
+
+// left is for how long the lease is surely this host's.
+func (t *tracked) left() time.Duration {
+	renewed := t.renewed.Load()
+	if renewed == nil {
+		return 0
+	}
+	return lease - time.Since(*renewed)
 }
 
 // operation on the lease. One that succeeds says nothing of the other: an etcd
@@ -29,19 +42,31 @@ const (
 func (t *tracked) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	record, raw, err := t.Interface.Get(ctx)
 	t.heard(reading, err)
+	if err == nil && record.HolderIdentity != t.Identity() {
+		t.renewed.Store(nil)
+	}
 	return record, raw, err
 }
 
 func (t *tracked) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	begun := time.Now()
 	err := t.Interface.Create(ctx, record)
-	t.heard(writing, err)
+	t.wrote(begun, record, err)
 	return err
 }
 
 func (t *tracked) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	begun := time.Now()
 	err := t.Interface.Update(ctx, record)
-	t.heard(writing, err)
+	t.wrote(begun, record, err)
 	return err
+}
+
+func (t *tracked) wrote(begun time.Time, record resourcelock.LeaderElectionRecord, err error) {
+	t.heard(writing, err)
+	if err == nil && record.HolderIdentity == t.Identity() {
+		t.renewed.Store(&begun)
+	}
 }
 
 // heard is called by one goroutine at a time: the election's.

@@ -20,7 +20,7 @@ import (
 // now and then for switches that forget.
 const (
 	announceOften = 5  // times, one a retry
-	announceEvery = 10 // retries from then on
+	announceEvery = 20 // retries from then on: 10 s
 )
 
 // place is where the address is to be: on an interface, as a single one.
@@ -37,39 +37,55 @@ func findPlace(device string, address netip.Addr) (*place, error) {
 	return &place{link, address}, nil
 }
 
-// wish is the address as the kernel is to have it: for as long as the lease.
-func (p *place) wish() *netlink.Addr {
-	seconds := int(lease / time.Second)
-	return &netlink.Addr{
+// give has the interface have the address for a time, in whole seconds.
+func (p *place) give(lifetime time.Duration) error {
+	seconds := int(lifetime / time.Second)
+	err := netlink.AddrReplace(p.link, &netlink.Addr{
 		IPNet:    &net.IPNet{IP: p.address.AsSlice(), Mask: net.CIDRMask(32, 32)},
 		ValidLft: seconds, PreferedLft: seconds,
+	})
+	if err != nil {
+		return fmt.Errorf("give %s to %s: %w", p.address, p.link.Attrs().Name, err)
 	}
+	return nil
 }
 
-// hold gives the interface the address, and tells the neighbours, until ctx ends.
-func (p *place) hold(ctx context.Context, log *slog.Logger) (err error) {
-	defer func() {
-		if removed := p.remove(); removed != nil {
-			err = errors.Join(err, removed)
-			return
+// hold has the interface have the address while the lease lasts, and tells the
+// neighbours, until ctx ends.
+func (p *place) hold(ctx context.Context, lock *tracked, log *slog.Logger) (err error) {
+	has := 0 // for how many ticks
+	drop := func() error {
+		err := p.remove()
+		if err == nil && has > 0 {
+			log.Info("the address was taken away from this host", "address", p.address)
 		}
-		log.Info("the address was taken away from this host", "address", p.address)
-	}()
+		has = 0
+		return err
+	}
+	defer func() { err = errors.Join(err, drop()) }()
 	tick := time.NewTicker(retry)
 	defer tick.Stop()
 	told := ""
-	for n := 0; ctx.Err() == nil; n++ {
-		if err := netlink.AddrReplace(p.link, p.wish()); err != nil {
-			return fmt.Errorf("give %s to %s: %w", p.address, p.link.Attrs().Name, err)
-		}
-		if n == 0 {
-			log.Info("this host has the address", "address", p.address, "interface", p.link.Attrs().Name)
-		}
-		if n < announceOften || n%announceEvery == 0 {
-			if err := p.announce(); err != nil && err.Error() != told {
-				told = err.Error()
-				log.Warn("neighbours may send to the last holder for a while", "reason", err)
+	for ctx.Err() == nil {
+		if left := lock.left(); left < time.Second {
+			// This program did not go on for a while: another may have the lease.
+			if err := drop(); err != nil {
+				return err
 			}
+		} else {
+			if err := p.give(left); err != nil {
+				return err
+			}
+			if has == 0 {
+				log.Info("this host has the address", "address", p.address, "interface", p.link.Attrs().Name)
+			}
+			if has < announceOften || has%announceEvery == 0 {
+				if err := p.announce(); err != nil && err.Error() != told {
+					told = err.Error()
+					log.Warn("neighbours may send to the last holder for a while", "reason", err)
+				}
+			}
+			has++
 		}
 		select {
 		case <-ctx.Done():

@@ -3,8 +3,8 @@
 // A host without power, cut off from the others, or with a broken API server cannot
 // renew it, and another takes over within seconds.
 //
-// The address is given to the interface with a lifetime, which is extended while the
-// Lease is held: if this program is killed or stopped, the kernel takes it away.
+// The address is given to the interface with a lifetime, which is what is left of the
+// Lease: if this program is killed or stopped, the kernel takes it away.
 package vip
 
 import (
@@ -36,13 +36,14 @@ import (
 const Lease = "kubewright-virtual-ip"
 
 // Nobody may take the address while another can still have it. A holder that cannot
-// renew gives up call+retry+renew after the last renewal that the API has seen,
-// 4.5 s at most; the others wait for lease. All count by their own clocks only.
+// renew gives up call+retry+renew after the last renewal that the API has seen, 4.25 s
+// at most; the others wait for lease. All count by their own clocks only. A cluster
+// that elects another etcd leader does not answer for up to 2 s: no reason to give up.
 const (
 	lease = 5 * time.Second
-	renew = 2500 * time.Millisecond // for how long renewing is tried
-	retry = time.Second             // between two renewals, and two tries to take over
-	call  = time.Second             // that the API server may take for an answer
+	renew = 3 * time.Second        // for how long renewing is tried
+	retry = 500 * time.Millisecond // between two renewals; the others look after one to two of them
+	call  = 750 * time.Millisecond // that the API server may take for an answer
 )
 
 // options are the command line.
@@ -164,7 +165,7 @@ func run(ctx context.Context, o options, client kubernetes.Interface, log *slog.
 // campaign waits until this host is elected, and has the address for as long as it
 // is, or until ctx ends. The address is gone when it returns. An error is one of the
 // address: a host that cannot have it leaves it to others.
-func campaign(ctx context.Context, lock resourcelock.Interface, place *place, log *slog.Logger) error {
+func campaign(ctx context.Context, lock *tracked, place *place, log *slog.Logger) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	var term term
@@ -173,7 +174,7 @@ func campaign(ctx context.Context, lock resourcelock.Interface, place *place, lo
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(elected context.Context) {
 				defer stop()
-				term.serve(func() error { return place.hold(elected, log) })
+				term.serve(func() error { return place.hold(elected, lock, log) })
 			},
 			OnStoppedLeading: func() {}, // term.end waits
 			OnNewLeader: func(node string) {

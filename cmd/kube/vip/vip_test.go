@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -136,6 +137,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	b := &bench{T: t, cluster: cluster{cutOff: map[string]bool{}}, address: netip.MustParseAddr("192.0.2.9")}
+	logTo(io.Discard) // the libraries' log, for the whole process
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "a"
 	b.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "b"}))
@@ -168,7 +170,7 @@ func (b *bench) start(host string) (stop func() error) {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	o := options{address: b.address, device: host, node: host}
-	go func() { done <- run(ctx, o, b.client(host), logTo(&b.log)) }()
+	go func() { done <- run(ctx, o, b.client(host), slog.New(slog.NewTextHandler(&b.log, nil))) }()
 	return func() error { cancel(); return <-done }
 }
 
@@ -196,6 +198,7 @@ func (b *bench) has() string {
 func (b *bench) within(limit time.Duration, want string) {
 	b.Helper()
 	begun := time.Now()
+	synctest.Wait()
 	for b.has() != want {
 		if time.Since(begun) > limit {
 			b.Fatalf("%q has the address after %v, not %q\n%s", b.has(), limit, want, &b.log)
@@ -220,7 +223,7 @@ func TestTakeOver(t *testing.T) {
 		// A holder that is stopped says so: nobody waits for the end of its lease.
 		b.must(stopA())
 		b.within(0, "")
-		b.within(2*retry, "b")
+		b.within(3*retry, "b")
 		stopA = b.start("a")
 		time.Sleep(time.Minute)
 		b.within(0, "b")
@@ -273,8 +276,8 @@ func TestFence(t *testing.T) {
 	b := newBench(t)
 	place, err := findPlace("a", b.address)
 	b.must(err)
-	b.must(netlink.AddrReplace(place.link, place.wish()))
-	b.must(netlink.AddrReplace(place.link, place.wish()))
+	b.must(place.give(lease))
+	b.must(place.give(lease))
 	addrs, err := netlink.AddrList(place.link, netlink.FAMILY_V4)
 	b.must(err)
 	for _, a := range addrs {
@@ -282,6 +285,35 @@ func TestFence(t *testing.T) {
 			t.Errorf("%v lives for %d s", a.IPNet, a.ValidLft)
 		}
 	}
+}
+
+// TestLapsed has a program that is elected, and learns nothing more of its lease.
+func TestLapsed(t *testing.T) {
+	if !inNetns(t) {
+		return
+	}
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		place, err := findPlace("a", b.address)
+		b.must(err)
+		var lock tracked
+		renew := func() { now := time.Now(); lock.renewed.Store(&now) }
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		renew()
+		go func() { done <- place.hold(ctx, &lock, slog.New(slog.NewTextHandler(&b.log, nil))) }()
+		b.within(0, "a")
+		time.Sleep(lease)
+		b.within(0, "")
+		renew()
+		time.Sleep(retry)
+		b.within(0, "a")
+		lock.renewed.Store(nil) // another has it
+		time.Sleep(retry)
+		b.within(0, "")
+		stop()
+		b.must(<-done)
+	})
 }
 
 // TestAnnounce has a neighbour hear of the address.

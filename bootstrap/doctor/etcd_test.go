@@ -1,0 +1,37 @@
+package doctor
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/finding"
+)
+
+func TestMembersInTrouble(t *testing.T) {
+	const quota = 100 << 20
+	for name, c := range map[string]struct {
+		member etcd.Member
+		codes  string
+	}{
+		"healthy":     {etcd.Member{Name: "cp1", Healthy: true, DBSize: 80 << 20, Quota: quota}, ""},
+		"nearly full": {etcd.Member{Name: "cp1", Healthy: true, DBSize: 81 << 20, Quota: quota}, "warning etcd-filling cp1"},
+		"full": {etcd.Member{Name: "cp1", Full: true, Alarms: []etcd.Alarm{etcd.NoSpace}, DBSize: quota, Quota: quota},
+			"warning etcd-filling cp1, error etcd-no-space cp1"},
+		"damaged": {etcd.Member{Name: "cp1", Alarms: []etcd.Alarm{etcd.Corrupt}}, "error etcd-damaged cp1"},
+		"dead":    {etcd.Member{Name: "cp2", Trouble: "it cannot be reached"}, "error etcd-member-down cp2"},
+		"left over": {etcd.Member{Learner: true, Peers: []string{"https://x:2380"}, Trouble: "it has not started yet"},
+			"warning etcd-member-down https://x:2380"},
+	} {
+		var codes []string
+		for _, f := range checkMember(c.member) {
+			codes = append(codes, string(f.Severity)+" "+string(f.Code)+" "+f.Object)
+			if _, known := finding.Explain(f.Code); !known {
+				t.Errorf("%s: %s is not explained", name, f.Code)
+			}
+		}
+		if got := strings.Join(codes, ", "); got != c.codes {
+			t.Errorf("%s: %s, want %s", name, got, c.codes)
+		}
+	}
+}
