@@ -102,7 +102,8 @@ func (a *app) root() *cobra.Command {
 		a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)), a.planCommand(),
 		a.prints(a.diffCommand()), a.prints(a.statusCommand()), a.prints(a.doctorCommand()), a.prints(a.explainCommand()),
 		a.prints(a.supportCommand()), a.prints(a.preflightCommand()), a.prints(a.versionCommand()),
-		a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.drillCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand())
+		a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.reported(a.recoverCommand(a.run)),
+		a.drillCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand())
 	wrapArgs(root)
 	return root
 }
