@@ -114,7 +114,11 @@ func (a Recover) alone(ctx context.Context, r host.Reader) bool {
 
 // Check finds nothing to do where the member is alone, and would start as ever.
 func (a Recover) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
-	found, err := r.Stat(ctx, forceFile, path.Clean(a.Copy))
+	paths := []string{forceFile}
+	if a.Copy != "" {
+		paths = append(paths, a.Copy)
+	}
+	found, err := r.Stat(ctx, paths...)
 	if err != nil {
 		return nil, err
 	}
