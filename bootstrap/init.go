@@ -44,16 +44,18 @@ type Init struct {
 
 // FounderFirst orders hosts as plans want them: first the control-plane host that others
 // are added to, then the other control-plane hosts, then the workers. The founder is the
-// first one that has etcd's data, or simply the first one if the cluster is still to be made.
+// first one that has etcd's data and a vote, or simply the first one if the cluster is still to be made.
 func FounderFirst(targets []Target) []Target {
 	rank := func(t Target) int {
 		switch {
 		case t.Wish.Role != spec.ControlPlaneRole:
-			return 2
-		case t.EtcdData:
+			return 3
+		case t.EtcdData && t.HasAPI:
 			return 0
-		default:
+		case t.EtcdData:
 			return 1
+		default:
+			return 2
 		}
 	}
 	ordered := slices.Clone(targets)
@@ -100,7 +102,6 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		lanes = append(lanes, workerLane(c, w))
 	}
 	leaving := in.Leaving.begin()
-	membership := memberSteps(members, c.started)
 	objects, err := clusterObjects(c)
 	if err != nil {
 		return nil, nil, err
@@ -127,9 +128,8 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	lanes = append(lanes, put...)
 	if leaving != nil {
 		steps = append(steps, leaving.drainStep(), leaving.removeStep())
-		membership = append(membership, leaving.etcdSteps()...)
 	}
-	lanes = append(lanes, in.Etcd.lane(first.Host, membership)...)
+	lanes = append(lanes, etcdLanes(in.Etcd, first.Host, members, c.started, leaving.etcdSteps()...)...)
 	client := in.Connect.connect(c.access, first.Host.Dial)
 	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),

@@ -159,6 +159,18 @@ func (v verb) String() string {
 	return text
 }
 
+// destroys tells whether the verb puts all hosts back.
+func (v verb) destroys() bool { return v.name == "reset" && len(v.hosts) >= len(resetAll.hosts) }
+
+// operations is about how many the verb takes.
+func (v verb) operations() int {
+	of := map[string]int{"init": 85, "join": 40, "reset": 40, "remove": 110}[v.name]
+	if v.controls > 1 || v.name == "join" && v.controls > 0 {
+		of = 110
+	}
+	return of * len(v.hosts)
+}
+
 // The command lines that are tried.
 var (
 	initAll     = verb{name: "init", hosts: []int{1, 2, 3}, controls: 1} // init -f
@@ -169,7 +181,6 @@ var (
 	joinMembers = verb{name: "join", hosts: []int{2, 3}, controls: 2}
 	joinWorker  = verb{name: "join", hosts: []int{3}}
 	joinFirst   = verb{name: "join", hosts: []int{1}, controls: 1}
-	joinFourth  = verb{name: "join", hosts: []int{4}, controls: 1}
 	resetWorker = verb{name: "reset", hosts: []int{3}}
 	resetSecond = verb{name: "reset", hosts: []int{2}}
 	resetAll    = verb{name: "reset", hosts: []int{1, 2, 3}}
