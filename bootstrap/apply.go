@@ -192,6 +192,26 @@ func (l *Live) Gone(wish *spec.Cluster) []Member {
 	})
 }
 
+// staying are the hosts of the record and the API servers that a wish does not name, as it
+// may be about some hosts only, and that do not leave.
+func (l *Live) staying(wish *spec.Cluster, leaving *leaving) (hosts []spec.Host, servers []netip.AddrPort) {
+	gone := l.Gone(wish)
+	if leaving != nil {
+		gone = slices.DeleteFunc(gone, leaving.leaves)
+	}
+	for _, h := range l.Spec.Hosts {
+		if slices.ContainsFunc(gone, func(m Member) bool { return m.named(h.Name) || m.named(h.Node) }) {
+			hosts = append(hosts, h)
+		}
+	}
+	for _, s := range l.Servers {
+		if slices.ContainsFunc(gone, func(m Member) bool { return m.Address == s.Addr() }) {
+			servers = append(servers, s)
+		}
+	}
+	return hosts, servers
+}
+
 // Changeable refuses a wish for what cannot be changed in a cluster that lives.
 func (l *Live) Changeable(wish *spec.Cluster) error {
 	const remedy = "put back what the cluster has, or make a new cluster"

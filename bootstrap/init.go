@@ -31,9 +31,9 @@ type Init struct {
 	// Leaving are hosts that are nodes of the cluster and not of the wish, if it has a
 	// Departure: their nodes are drained and removed, and they are put back as they were.
 	Leaving Reset
-	// Before is the wish of the run before, nil in a new cluster: labels and taints that
-	// only it has are taken away.
-	Before *spec.Cluster
+	// Live is the cluster as it is, nil while it is only being made: what it has and the
+	// wish does not name stays, but for labels and taints of hosts that the wish names.
+	Live *Live
 	// From is the backup that the cluster is made from, nil: it is a new one, or there.
 	From *Restore
 	// Connect reaches the API; nil: cluster.New.
@@ -73,7 +73,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	}
 	first, others := nodes[0], nodes[1:]
 	c := &shared{
-		Cluster: in.Cluster, id: in.ID, run: in.Run, before: in.Before, bundle: in.Bundle, from: in.From,
+		Cluster: in.Cluster, id: in.ID, run: in.Run, live: in.Live, bundle: in.Bundle, from: in.From,
 		token: cluster.NewToken(),
 
 		upstreamDNS: resolvers(nodes),
@@ -85,6 +85,10 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		started:    plan.NewValue[bool]("the control plane"),
 		apiUp:      plan.NewValue[bool]("the API server"),
 		tokenValid: plan.NewValue[bool]("the join token"),
+	}
+	leaving := in.Leaving.begin()
+	if in.Live != nil {
+		c.hosts, c.servers = in.Live.staying(in.Cluster, leaving)
 	}
 	for _, n := range nodes {
 		if n.Wish.Role == spec.ControlPlaneRole {
@@ -101,7 +105,6 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
 	}
-	leaving := in.Leaving.begin()
 	objects, err := clusterObjects(c)
 	if err != nil {
 		return nil, nil, err

@@ -71,10 +71,12 @@ func (c Connector) connect(access *plan.Value[cluster.Access], dial cluster.Dial
 // shared is what the lanes of one cluster have in common.
 type shared struct {
 	*spec.Cluster
-	id     string
-	run    journal.Run
-	before *spec.Cluster // the wish of the run before, nil: there is none
-	from   *Restore      // the backup that the cluster is made from, nil: none
+	id   string
+	run  journal.Run
+	live *Live // the cluster as it is, nil: there is none, or nothing of it is given up
+	// hosts are those of the live cluster's record that the wish does not name, and that stay.
+	hosts  []spec.Host
+	from   *Restore // the backup that the cluster is made from, nil: none
 	bundle *bundle.Bundle
 	// servers are the API servers of the cluster as it is to be.
 	servers []netip.AddrPort
@@ -210,7 +212,7 @@ func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
 	for _, t := range c.taints(n) {
 		m.Taints = append(m.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
 	}
-	if c.before != nil {
+	if c.live != nil {
 		m.WithoutLabels, m.Without = c.dropped(n, labels)
 	}
 	if n.Wish.Role == spec.ControlPlaneRole && c.ControlPlane.Schedulable {
@@ -221,16 +223,17 @@ func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
 
 // dropped are the labels and taints that the wish of before had for a node, and this one has not.
 func (c *shared) dropped(n Node, labels map[string]string) (keys []string, taints []corev1.Taint) {
-	i := slices.IndexFunc(c.before.Hosts, func(h spec.Host) bool { return h.Name == n.Wish.Name })
+	before := c.live.Spec.Hosts
+	i := slices.IndexFunc(before, func(h spec.Host) bool { return h.Name == n.Wish.Name })
 	if i < 0 {
 		return nil, nil
 	}
-	for _, k := range slices.Sorted(maps.Keys(c.before.Hosts[i].Labels)) {
+	for _, k := range slices.Sorted(maps.Keys(before[i].Labels)) {
 		if _, ok := labels[k]; !ok {
 			keys = append(keys, k)
 		}
 	}
-	for _, was := range c.before.Hosts[i].Taints {
+	for _, was := range before[i].Taints {
 		kept := slices.ContainsFunc(c.taints(n), func(t spec.Taint) bool { return t.Key == was.Key && t.Effect == was.Effect })
 		if !kept {
 			taints = append(taints, corev1.Taint{Key: was.Key, Effect: corev1.TaintEffect(was.Effect)})

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -42,7 +43,9 @@ func clusterObjects(c *shared) ([]*unstructured.Unstructured, error) {
 // recordObjects are what the cluster knows about itself: its record for the installer,
 // and its control-plane hosts for its nodes.
 func recordObjects(c *shared) ([]*unstructured.Unstructured, error) {
-	text, err := spec.Marshal(c.Cluster)
+	known := *c.Cluster
+	known.Hosts = slices.Concat(known.Hosts, c.hosts)
+	text, err := spec.Marshal(&known)
 	if err != nil {
 		return nil, fmt.Errorf("the cluster's record: %w", err)
 	}

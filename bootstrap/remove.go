@@ -94,6 +94,9 @@ func (d *Departure) controlPlanes() []Leaver {
 	return slices.DeleteFunc(slices.Clone(d.Nodes), func(n Leaver) bool { return !n.ControlPlane })
 }
 
+// NodeNames are the nodes that leave.
+func (d *Departure) NodeNames() []string { return names(d.Nodes) }
+
 func names(nodes []Leaver) []string {
 	all := make([]string, len(nodes))
 	for i, n := range nodes {

@@ -294,7 +294,7 @@ func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	run := journal.Run{ID: fmt.Sprint(w.runs), Verb: v.String(), By: "an admin", Began: time.Now()}
 	if v.name == "init" {
-		return w.initLanes(run, hosts, FounderFirst(targets))
+		return w.initLanes(ctx, run, hosts, FounderFirst(targets))
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
 	var live *Live
@@ -312,12 +312,18 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 		return nil, err
 	}
 	in := Reset{Targets: targets, Force: v.force}
+	takesControlPlane := slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil && controls(t) })
+	orphaned, orphansErr := in.Orphaned(ctx)
+	if orphansErr != nil {
+		return nil, orphansErr
+	}
+	force := takesControlPlane || orphaned || !slices.ContainsFunc(targets, func(t Target) bool { return t.Member })
 	claimed := slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil })
 	switch {
 	case !claimed && !v.force:
 		return nil, nil
 	case err == nil:
-		d := &Departure{Live: live, Nodes: in.Leavers(), By: "an admin", Timeout: DrainTimeout, Force: v.force,
+		d := &Departure{Live: live, Nodes: in.Departing(live), By: "an admin", Timeout: DrainTimeout, Force: v.force,
 			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
 		if v.force {
 			for _, h := range hosts {
@@ -337,7 +343,7 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 			return nil, err
 		}
 		in.Departure = d
-	case !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil && controls(t) }):
+	case !force:
 		return nil, err // nothing can be drained
 	case accessErr == nil && in.Destroys(name, access.Server):
 		in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
@@ -347,7 +353,7 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 	return lanes, err
 }
 
-func (w *world) initLanes(run journal.Run, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
+func (w *world) initLanes(ctx context.Context, run journal.Run, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	wish := &spec.Cluster{Name: "sim", Hosts: hosts}
 	wish.Default()
 	id := "a-cluster"
@@ -355,10 +361,37 @@ func (w *world) initLanes(run journal.Run, hosts []spec.Host, targets []Target) 
 		id = targets[i].Claim.ClusterID
 	}
 	w.via = w.machines[w.number(targets[0].Wish.Name)-1]
+	live, err := w.find(ctx, targets)
+	if err != nil {
+		return nil, err
+	}
 	lanes, _, err := PlanInit(Init{
-		Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd,
+		Cluster: wish, ID: id, Targets: targets, Live: live, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd,
 	})
 	return lanes, err
+}
+
+// find is Find in the simulated cluster.
+func (w *world) find(ctx context.Context, targets []Target) (*Live, error) {
+	for _, t := range targets {
+		if t.Claim == nil || !controls(t) {
+			continue
+		}
+		content, err := t.Host.ReadFile(ctx, AdminConfig)
+		if err != nil {
+			continue
+		}
+		access, err := kubeconfig.Parse(content)
+		if err != nil {
+			return nil, err
+		}
+		access.Server = ownURL(access.Server, t.Claim.Address)
+		api := w.connect(plan.Of("access", access), t.Host.Dial)
+		if record, err := cluster.ReadRecord(ctx, api); err == nil {
+			return lookAt(ctx, access, api, record)
+		}
+	}
+	return nil, nil
 }
 
 // look looks at the cluster by way of the first machine that leads to it, one of the verb's if it can be.

@@ -291,12 +291,8 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 	}
 	switch w.Verb {
 	case verbInit, verbApply, verbRestore:
-		var before *spec.Cluster
-		if w.live != nil {
-			before = w.live.Spec
-		}
 		return bootstrap.PlanInit(bootstrap.Init{
-			Before: before, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: bootstrap.Reset{Targets: seen(w.leaving), Departure: w.reset.Departure},
+			Live: w.live, Cluster: w.Spec, ID: w.ID, Targets: seen(w.targets), Leaving: bootstrap.Reset{Targets: seen(w.leaving), Departure: w.reset.Departure},
 			Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig, From: w.restore,
 		})
 	case verbJoin:
