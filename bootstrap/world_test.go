@@ -193,7 +193,17 @@ var (
 
 // run is one run of the program: from connecting to its end, with all hosts
 // reachable at first.
-func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
+func (w *world) run(v verb, cuts ...cut) (n plan.Count, err error) {
+	w.plan = cuts
+	err = w.do(v, func(h host.Host) host.Host { return h }, func(ctx context.Context, lanes []plan.Lane) error {
+		n, err = plan.Run(ctx, plan.Options{}, lanes...)
+		return err
+	})
+	return n, err
+}
+
+// do plans a verb on the hosts as see shows them, and does something with the plan while the cluster lives on.
+func (w *world) do(v verb, see func(host.Host) host.Host, act func(context.Context, []plan.Lane) error) error {
 	w.dead = nil
 	if v.force {
 		w.dead = v.hosts
@@ -201,8 +211,8 @@ func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
 	w.turnOn()
 	w.settle()
 	w.runs++
-	w.count, w.plan, w.via, w.destroys = 0, cuts, w.machines[v.hosts[0]-1], false
-	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, cuts))
+	w.count, w.via, w.destroys = 0, w.machines[v.hosts[0]-1], false
+	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, w.plan))
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var life sync.WaitGroup
 	life.Go(func() { w.beat(ctx) })
@@ -221,14 +231,17 @@ func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
 	if !v.force {
 		var err error
 		if targets, err = Connect(ctx, hosts, w.dial); err != nil {
-			return plan.Count{}, err
+			return err
 		}
+	}
+	for i := range targets {
+		targets[i].Host = see(targets[i].Host)
 	}
 	lanes, err := w.lanes(ctx, v, hosts, targets)
 	if err != nil {
-		return plan.Count{}, err
+		return err
 	}
-	return plan.Run(ctx, plan.Options{}, lanes...)
+	return act(ctx, lanes)
 }
 
 // pulse is how often the cluster's components do something. It is odd so that
