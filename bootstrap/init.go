@@ -49,13 +49,15 @@ func FounderFirst(targets []Target) []Target {
 	rank := func(t Target) int {
 		switch {
 		case t.Wish.Role != spec.ControlPlaneRole:
-			return 3
+			return 4
 		case t.EtcdData && t.HasAPI:
 			return 0
 		case t.EtcdData:
 			return 1
-		default:
+		case t.HasAPI: // it was about to found the cluster, and does so when it boots
 			return 2
+		default:
+			return 3
 		}
 	}
 	ordered := slices.Clone(targets)
@@ -176,6 +178,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{
 			systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n)), controlplane.APIServer(c.controlPlane(n))}}, c.started}},
 	)
+	steps = append(steps, step("etcd/settle", "it founds no other cluster if it loses its data", etcd.Start{Cluster: founding}))
 	steps = append(steps, runtimeSteps(c, n)...)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps,

@@ -1,9 +1,11 @@
 package bootstrap
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 
+	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
@@ -65,6 +67,22 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))
 	return c.lane(n, append(steps, c.controllerSteps(n)...))
+}
+
+// RefuseMembers tells by etcd's arithmetic why control-plane hosts cannot join, before anything is
+// changed. etcd is reached through one that is in the cluster.
+func RefuseMembers(ctx context.Context, via host.Reader, joining []Target) error {
+	client := etcd.NewClient(via, certs.Dir+"/etcd")
+	defer client.Close() //nolint:errcheck // only read through
+	for _, t := range joining {
+		if t.Wish.Role != spec.ControlPlaneRole || t.EtcdData {
+			continue
+		}
+		if err := (etcd.AddLearner{Name: t.Wish.Name}).Refuse(ctx, client); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // steps let a member in, once etcd is there.

@@ -310,3 +310,20 @@ func TestScheduleReplays(t *testing.T) {
 		}
 	}
 }
+
+// TestApplyRemoves takes hosts out of the file: the end is that of `remove`.
+func TestApplyRemoves(t *testing.T) {
+	b := testBundle(t)
+	for name, c := range map[string]struct{ init, apply, remove verb }{
+		"a worker":                     {initAll, verb{name: "apply", hosts: []int{1, 2}, controls: 1}, resetWorker},
+		"the first control-plane host": {initThree, verb{name: "apply", hosts: []int{2, 3, 4}, controls: 2}, removeFirst},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, _ := undisturbed(t, b, 1, c.init, c.remove)
+			got, _ := undisturbed(t, b, 1, c.init, c.apply)
+			if diff := want.diff(got); len(diff) > 0 {
+				t.Errorf("another end:\n%s", strings.Join(diff, "\n"))
+			}
+		})
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -142,9 +143,9 @@ func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 
 // verb is one command line.
 type verb struct {
-	name     string // init, join, reset, remove
+	name     string // init, join, reset, remove, apply
 	hosts    []int  // from 1
-	controls int    // of init and join: so many of the hosts are to be control-plane hosts, the first ones
+	controls int    // of init, join and apply: so many of the hosts are to be control-plane hosts, the first ones
 	force    bool   // of remove: the hosts have no power, and never get it back while it runs
 }
 
@@ -306,8 +307,8 @@ func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 // lanes plans as the commands do.
 func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	run := journal.Run{ID: fmt.Sprint(w.runs), Verb: v.String(), By: "an admin", Began: time.Now()}
-	if v.name == "init" {
-		return w.initLanes(ctx, run, hosts, FounderFirst(targets))
+	if v.name == "init" || v.name == "apply" {
+		return w.initLanes(ctx, v, run, hosts, FounderFirst(targets))
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
 	var live *Live
@@ -366,7 +367,7 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 	return lanes, err
 }
 
-func (w *world) initLanes(ctx context.Context, run journal.Run, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
+func (w *world) initLanes(ctx context.Context, v verb, run journal.Run, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	wish := &spec.Cluster{Name: "sim", Hosts: hosts}
 	wish.Default()
 	id := "a-cluster"
@@ -374,14 +375,37 @@ func (w *world) initLanes(ctx context.Context, run journal.Run, hosts []spec.Hos
 		id = targets[i].Claim.ClusterID
 	}
 	w.via = w.machines[w.number(targets[0].Wish.Name)-1]
-	live, err := w.find(ctx, targets)
-	if err != nil {
+	in := Init{Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd}
+	var err error
+	if in.Live, err = w.find(ctx, targets); err != nil {
 		return nil, err
 	}
-	lanes, _, err := PlanInit(Init{
-		Cluster: wish, ID: id, Targets: targets, Live: live, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd,
-	})
+	if v.name == "apply" && in.Live != nil {
+		if in.Leaving, err = w.leaving(ctx, in.Live, wish, targets[0]); err != nil {
+			return nil, err
+		}
+	}
+	lanes, _, err := PlanInit(in)
 	return lanes, err
+}
+
+// leaving are the hosts of the live cluster that a wish does not name any more.
+func (w *world) leaving(ctx context.Context, live *Live, wish *spec.Cluster, keeper Target) (Reset, error) {
+	gone := live.Gone(wish)
+	if len(gone) == 0 {
+		return Reset{}, nil
+	}
+	d := &Departure{Live: live, Keeper: keeper, By: "an admin", Timeout: DrainTimeout, Etcd: w.etcd}
+	var hosts []spec.Host
+	for _, m := range gone {
+		d.Add(Leaver{Member: m})
+		hosts = append(hosts, spec.Host{Name: m.Host})
+	}
+	targets, err := Connect(ctx, hosts, w.dial)
+	if err != nil {
+		return Reset{}, err
+	}
+	return Reset{Targets: targets, Departure: d}, errors.Join(ReadJournals(ctx, targets), d.Refuse(ctx))
 }
 
 // find is Find in the simulated cluster.

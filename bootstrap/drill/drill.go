@@ -110,14 +110,14 @@ func (d *Drill) Run(ctx context.Context) (*Result, error) {
 	}
 	w := newWatch(d.cluster, d.Victim, kube)
 	defer w.close()
-	if troubles := w.Look(ctx); len(troubles) > 0 {
-		return nil, fault.New(fault.Unhealthy, "see `kubewright doctor`, and practise on a cluster that is well",
-			"the cluster is not well before the drill: %s", strings.Join(troubles, "; "))
+	tell := teller{d.Victim.Host, d.Emit}
+	err = tell.step("look", "looks whether all members, API servers and nodes are well", func() error { return beWell(ctx, w, tell) })
+	if err != nil {
+		return nil, err
 	}
 	if err := makeNamespace(ctx, kube); err != nil {
 		return nil, err
 	}
-	tell := teller{d.Victim.Host, d.Emit}
 	e := exercise{
 		fault: d.fault, lasts: d.For, within: d.Within, watch: w, victim: victim{d.Victim, w},
 		writers: writers, readers: readers, judge: configMaps{kube: kube},
@@ -126,6 +126,21 @@ func (d *Drill) Run(ctx context.Context) (*Result, error) {
 	result, err := e.run(ctx)
 	result.Via = d.via.Host
 	return result, errors.Join(err, tell.step("tidy", "waits until namespace "+Namespace+" is gone", func() error { return tidy(ctx, kube) }))
+}
+
+// settleTime is how long a cluster may take to be well that has only just been made.
+const settleTime = 15 * time.Second
+
+// beWell refuses to practise on a cluster that is not well.
+func beWell(ctx context.Context, w Watch, tell teller) error {
+	settling, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	troubles := untilWell(settling, w, func(now string) { tell.progress("look", now) })
+	if len(troubles) == 0 || ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fault.New(fault.Unhealthy, "see `kubewright doctor`, and practise on a cluster that is well",
+		"the cluster is not well before the drill: %s", strings.Join(troubles, "; "))
 }
 
 // filler is what a record holds while a disk is full: small ones may find room for a while.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,21 +61,26 @@ func (e *exercise) run(ctx context.Context) (*Result, error) {
 	when, err := e.practise(ctx, result)
 	seen := load.end()
 	e.count(result, seen, when)
-	if err != nil {
+	if ctx.Err() != nil {
 		return result, err
 	}
-	return result, e.tell.step("compare", "looks for all acknowledged writes", func() error {
-		found, err := e.judge.All(ctx)
-		if err != nil {
-			return err
-		}
-		result.Lost = append(result.Lost, seen.lost(found)...)
-		if lost, stale := len(result.Lost), len(result.Stale); lost+stale > 0 {
-			return fault.New(fault.WritesLost, "keep etcd's data of all members for a report, and do not trust the cluster with more",
-				"%d of %d acknowledged writes are lost, %d were not seen by a later read", lost, result.Writes, stale)
-		}
-		return nil
-	})
+	// Also when not all is well again: then above all.
+	lost := e.tell.step("compare", "looks for all acknowledged writes", func() error { return e.compare(ctx, seen, result) })
+	return result, errors.Join(lost, err)
+}
+
+// compare looks for all that was acknowledged.
+func (e *exercise) compare(ctx context.Context, seen *account, r *Result) error {
+	found, err := e.judge.All(ctx)
+	if err != nil {
+		return err
+	}
+	r.Lost = append(r.Lost, seen.lost(found)...)
+	if lost, stale := len(r.Lost), len(r.Stale); lost+stale > 0 {
+		return fault.New(fault.WritesLost, "keep etcd's data of all members for a report, and do not trust the cluster with more",
+			"%d of %d acknowledged writes are lost, %d were not seen by a later read", lost, r.Writes, stale)
+	}
+	return nil
 }
 
 // count makes figures of what the clients did.
@@ -113,7 +119,7 @@ func (e *exercise) practise(ctx context.Context, r *Result) (when moments, err e
 		return when, err
 	}
 	err = e.tell.step("recover", "waits until all members, API servers and nodes are well", func() error {
-		return e.recover(ctx, r, &when)
+		return e.awaitWell(ctx, r, &when)
 	})
 	if err != nil {
 		return when, err
@@ -149,47 +155,66 @@ const endTime = 30 * time.Second
 // end ends the fault, also when ctx has ended.
 func (e *exercise) end(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), endTime,
-		fault.New(fault.Timeout, "", "the fault was not ended within %s; it ends by itself %s after it began", endTime, e.lasts))
+		fault.New(fault.Timeout, "", "the fault was not ended within %s; it ends by itself %s after it began", endTime, e.lasts+spellGrace))
 	defer cancel()
 	return e.fault.End(ctx, e.victim)
 }
 
-// recover waits until all is well, and helps the host if it does not come to it by itself.
-func (e *exercise) recover(ctx context.Context, r *Result, when *moments) error {
-	ctx, cancel := context.WithTimeout(ctx, e.within)
-	defer cancel()
-	tick := time.NewTicker(lookPoll)
-	defer tick.Stop()
-	helped, last := false, ""
-	for {
-		troubles := e.watch.Look(ctx)
-		if len(troubles) == 0 && ctx.Err() == nil {
+// awaitWell waits until all is well, and helps the host if it does not come to it by itself.
+func (e *exercise) awaitWell(ctx context.Context, r *Result, when *moments) error {
+	tell := func(now string) { e.tell.progress("recover", now) }
+	for _, patience := range []time.Duration{min(mendTime, e.within), e.within} {
+		bounded, cancel := context.WithDeadline(ctx, when.ended.Add(patience))
+		troubles := untilWell(bounded, e.watch, tell)
+		cancel()
+		switch {
+		case len(troubles) == 0:
 			when.well = time.Now()
 			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case patience == e.within:
+			return fault.New(fault.Timeout, "see `kubewright doctor`", "not all is well %s after the fault: %s", e.within, strings.Join(troubles, "; "))
 		}
-		if now := strings.Join(troubles, "; "); now != last && ctx.Err() == nil {
-			last = now
-			e.tell.progress("recover", now)
+		e.mend(ctx, r)
+	}
+	return nil
+}
+
+// mend helps the host, and notes it.
+func (e *exercise) mend(ctx context.Context, r *Result) {
+	done, err := e.victim.Mend(ctx)
+	if err != nil {
+		done = append(done, "it could not be helped: "+err.Error())
+	}
+	for _, text := range done {
+		r.Notes = append(r.Notes, fmt.Sprintf("%s: not well by itself after %s: %s", e.tell.lane, mendTime, text))
+	}
+}
+
+// untilWell looks until all is well, and tells whenever it sees something else. What it returns
+// is not well still when ctx ends.
+func untilWell(ctx context.Context, w Watch, tell func(string)) []string {
+	tick := time.NewTicker(lookPoll)
+	defer tick.Stop()
+	seen := []string{"nobody looked yet"}
+	for {
+		troubles := w.Look(ctx)
+		if ctx.Err() != nil {
+			return seen // what was asked last was not answered
 		}
-		if !helped && time.Since(when.ended) > mendTime {
-			helped = true
-			done, err := e.victim.Mend(ctx)
-			if err != nil {
-				done = append(done, "it could not be helped: "+err.Error())
-			}
-			for _, text := range done {
-				r.Notes = append(r.Notes, fmt.Sprintf("%s: not well by itself after %s: %s", e.tell.lane, mendTime, text))
-			}
+		if len(troubles) == 0 {
+			return nil
 		}
+		if !slices.Equal(troubles, seen) {
+			tell(strings.Join(troubles, "; "))
+		}
+		seen = troubles
 		select {
 		case <-tick.C:
-			continue
 		case <-ctx.Done():
+			return seen
 		}
-		if context.Cause(ctx) == context.DeadlineExceeded {
-			return fault.New(fault.Timeout, "see `kubewright doctor`", "not all is well %s after the fault: %s", e.within, last)
-		}
-		return context.Cause(ctx)
 	}
 }
 
@@ -203,12 +228,11 @@ type teller struct {
 func (t teller) step(name, text string, do func() error) error {
 	began := time.Now()
 	t.progress(name, text)
-	err := do()
+	err := fault.At(t.lane, stepName(name), do())
 	done := plan.Event{Time: time.Now(), Lane: t.lane, Step: stepName(name), Kind: plan.Applied, Took: time.Since(began), Err: err}
 	if err != nil {
 		done.Kind = plan.Failed
 	} else {
-		// Of hosts and cluster, nothing is to be as another wish says.
 		done.Diff = plan.Diff{{Verb: plan.Await, Kind: plan.ObjectWait, Object: text}}
 	}
 	t.emit(done)

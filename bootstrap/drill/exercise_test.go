@@ -170,7 +170,7 @@ func TestExercise(t *testing.T) {
 		},
 		{
 			name: "a fault that cannot be dealt is ended all the same", world: &world{nature: Nature{Lasts: true}, refuses: errRefused},
-			code: fault.Internal, does: "begin end",
+			code: fault.StepFailed, does: "begin end",
 		},
 		{
 			name: "never well again", world: &world{unwell: -1}, code: fault.Timeout, does: "begin mend",
@@ -215,7 +215,7 @@ func TestInterrupted(t *testing.T) {
 		w := &world{nature: Nature{Lasts: true}}
 		began := time.Now()
 		_, err := w.exercise(func(plan.Event) {}).run(ctx)
-		if !errors.Is(err, stopped) {
+		if fault.CodeOf(err) != fault.Interrupted {
 			t.Errorf("error %v", err)
 		}
 		if took := time.Since(began); took > calmTime+11*time.Second {
@@ -270,6 +270,19 @@ func TestEvents(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, lines); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}
+
+func TestBeWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tell := teller{"cp1", func(plan.Event) {}}
+		if err := beWell(t.Context(), &world{ended: time.Now(), unwell: 5 * time.Second}, tell); err != nil {
+			t.Errorf("a cluster that comes to it: %v", err)
+		}
+		err := beWell(t.Context(), &world{unwell: -1}, tell)
+		if fault.CodeOf(err) != fault.Unhealthy || !strings.Contains(err.Error(), "cp1: etcd: no leader") {
+			t.Errorf("a sick cluster: %v", err)
 		}
 	})
 }

@@ -73,10 +73,14 @@ func command(ctx context.Context, v Victim, argv ...string) error {
 // unit runs, and a unit that ends, in whatever way, takes it away. So it ends in time even
 // if the admin's machine or the connection dies, and with the power at the latest.
 type spell struct {
-	begin [][]string // commands that deal the fault; one that fails makes it fail
-	end   [][]string // commands that take it away
-	lasts time.Duration
+	begin [][]string    // commands that deal the fault; one that fails makes it fail
+	end   [][]string    // commands that take it away
+	holds string        // file that the unit keeps open, "": none
+	lasts time.Duration // by when somebody will have ended it
 }
+
+// spellGrace is how much longer than it is to last a fault would be there if nobody ended it.
+const spellGrace = 10 * time.Second
 
 // spellUnit is the unit's name; there is one fault at a time on a host.
 const spellUnit = "kubewright-drill.service"
@@ -92,7 +96,10 @@ func (s spell) argv() []string {
 	for _, c := range s.end {
 		argv = append(argv, "--property=ExecStopPost=-"+commandLine(c))
 	}
-	return append(argv, "--", "sleep", strconv.FormatFloat(s.lasts.Seconds(), 'f', -1, 64))
+	if s.holds != "" {
+		argv = append(argv, "--property=StandardInput=file:"+s.holds)
+	}
+	return append(argv, "--", "sleep", strconv.FormatFloat((s.lasts+spellGrace).Seconds(), 'f', -1, 64))
 }
 
 // commandLine writes a command as systemd reads it.
@@ -176,6 +183,7 @@ const (
 )
 
 // Begin refuses to fill a file system that is not etcd's alone: what shares it would fail too.
+// The file has no name in the end: only the unit has it, so it is gone with the power as well.
 func (f Fill) Begin(ctx context.Context, v Victim) error {
 	h, err := v.Host(ctx)
 	if err != nil {
@@ -185,26 +193,36 @@ func (f Fill) Begin(ctx context.Context, v Victim) error {
 	if err != nil {
 		return err
 	}
-	rest := min(fillRest, free/fillPart)
-	fill := spell{
-		begin: [][]string{{"fallocate", "--length", strconv.FormatInt(free-rest, 10), fillFile}},
+	if err := h.WriteFile(ctx, fillFile, strings.NewReader(""), host.Meta{Mode: 0o600}); err != nil {
+		return err
+	}
+	err = f.fill(ctx, v, h, free)
+	return errors.Join(err, h.Remove(context.WithoutCancel(ctx), fillFile))
+}
+
+// fill writes the file until nothing is left.
+func (f Fill) fill(ctx context.Context, v Victim, h host.Host, free int64) error {
+	most := free - min(fillRest, free/fillPart)
+	s := spell{
+		begin: [][]string{{"fallocate", "--length", strconv.FormatInt(most, 10), fillFile}},
 		end:   [][]string{{"rm", "-f", fillFile}},
+		holds: fillFile,
 		lasts: f.For,
 	}
-	if err := fill.cast(ctx, v); err != nil {
+	if err := s.cast(ctx, v); err != nil {
 		return err
 	}
 	// It ends where nothing is left, which is an error of its own.
-	_, err = h.Run(ctx, host.Command{Argv: []string{
+	_, err := h.Run(ctx, host.Command{Argv: []string{
 		"dd", "if=/dev/zero", "of=" + fillFile, "oflag=append", "conv=notrunc",
 		fmt.Sprintf("bs=%d", fillGrain), fmt.Sprintf("count=%d", 2*fillRest/fillGrain),
 	}})
 	if exit := (*host.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		return err
 	}
-	free, err = roomOf(ctx, h)
-	if err == nil && free >= 2*fillGrain {
-		err = fault.New(fault.StepFailed, "another file system for "+etcd.DataDir+" would be filled", "%s: %d bytes are free though it was filled", etcd.DataDir, free)
+	left, err := roomOf(ctx, h)
+	if err == nil && left >= 2*fillGrain {
+		err = fault.New(fault.StepFailed, "practise another fault", "%s: %d bytes are free though it was filled", etcd.DataDir, left)
 	}
 	return err
 }

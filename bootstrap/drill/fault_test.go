@@ -50,7 +50,7 @@ func TestPartition(t *testing.T) {
 			"add rule inet kubewright-drill in ip saddr { 192.0.2.2/32, 10.244.1.0/24 } drop; " +
 			`add rule inet kubewright-drill out ip daddr { 192.0.2.2/32, 10.244.1.0/24 } drop"`,
 		`--property=ExecStopPost=-/usr/bin/env "nft" "delete table inet kubewright-drill"`,
-		"--", "sleep", "30",
+		"--", "sleep", "40",
 	}
 	if diff := cmp.Diff(want, testPartition().spell().argv()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -90,7 +90,8 @@ func TestFill(t *testing.T) {
 			"systemd-run", "--quiet", "--collect", "--unit=kubewright-drill.service", "--description=kubewright drill: a fault that ends by itself",
 			`--property=ExecStartPre=/usr/bin/env "fallocate" "--length" "98304000" "/var/lib/etcd/kubewright-drill.fill"`,
 			`--property=ExecStopPost=-/usr/bin/env "rm" "-f" "/var/lib/etcd/kubewright-drill.fill"`,
-			"--", "sleep", "20",
+			"--property=StandardInput=file:/var/lib/etcd/kubewright-drill.fill",
+			"--", "sleep", "30",
 		}},
 		hosttest.Answer{
 			Argv:   []string{"dd", "if=/dev/zero", "of=/var/lib/etcd/kubewright-drill.fill", "oflag=append", "conv=notrunc", "bs=4096", "count=16384"},
@@ -99,6 +100,9 @@ func TestFill(t *testing.T) {
 		})
 	if err := f.Begin(t.Context(), v); err != nil {
 		t.Error(err)
+	}
+	if left := v.List(etcd.DataDir); len(left) > 0 {
+		t.Errorf("the file has its name still: %q", left)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/status"
 
@@ -211,6 +212,10 @@ func typed(err error) error {
 		if errors.Is(err, e.theirs) {
 			return fmt.Errorf("%w (%w)", e.ours, err)
 		}
+	}
+	// A member that takes itself out ends before it answers.
+	if e := (rpctypes.EtcdError{}); errors.As(err, &e) && e.Code() == codes.Unavailable || status.Code(err) == codes.Unavailable {
+		return fmt.Errorf("%w (%w)", ErrUnreachable, err)
 	}
 	return err
 }

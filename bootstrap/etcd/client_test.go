@@ -17,6 +17,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/server/v3/embed"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/kubewright/kubewright/bootstrap/etcd/etcdtest"
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -278,5 +280,19 @@ func TestAlarm(t *testing.T) {
 	}
 	if m := w.members(c)[0]; len(m.Alarms) > 0 || !m.Healthy {
 		t.Errorf("%+v", m)
+	}
+}
+
+// A member that goes while it is asked is one to be asked again, by another way.
+func TestTyped(t *testing.T) {
+	for _, c := range []struct{ err, want error }{
+		{rpctypes.ErrStopped, ErrUnreachable},
+		{status.Error(codes.Unavailable, "error reading from server: EOF"), ErrUnreachable},
+		{rpctypes.ErrNoLeader, ErrNoQuorum},
+		{rpctypes.ErrMemberNotFound, ErrMemberNotFound},
+	} {
+		if got := typed(c.err); !errors.Is(got, c.want) || !errors.Is(got, c.err) {
+			t.Errorf("%v: %v", c.err, got)
+		}
 	}
 }

@@ -73,6 +73,18 @@ func (a AddLearner) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	return nil, nil
 }
 
+// Refuse tells by the arithmetic why the member cannot be let in now, nil if it can.
+func (a AddLearner) Refuse(ctx context.Context, r Reader) error {
+	members, err := observe(ctx, r)
+	if err != nil {
+		return err
+	}
+	if _, there := members.At(a.PeerURL); there {
+		return nil
+	}
+	return members.MayAdd(a.Name)
+}
+
 // Foresee: a member that nothing is known of is to be let in.
 func (a AddLearner) Foresee() plan.Diff {
 	return plan.Diff{memberChange(plan.Create, a.Name, "at "+a.PeerURL+", without a vote yet")}

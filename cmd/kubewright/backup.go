@@ -242,7 +242,7 @@ func (a *app) backupVerify() *cobra.Command {
 			"127.0.0.1. Then it compares: etcd's own hash of the data, the number of its keys, and the objects of every kind through the API, all\n" +
 			"at the revision of the manifest. It needs no root and no host. The plain data is kept in memory (XDG_RUNTIME_DIR or\n" +
 			"/dev/shm), in a folder for you alone that is removed at the end, also after Ctrl-C; a run that was killed is cleaned up after by the next.\n" +
-			"The exit status is 27 if anything differs.",
+			"The exit status is 24 if anything differs.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			keys, err := with.read(a)

@@ -52,8 +52,8 @@ func (a *app) drillCommand() *cobra.Command {
 			"  fill-disk    no byte is left on the file system of etcd's data, which has to be one of its own\n" +
 			"  power-cut    the host is reset, without a sync and without anything being told; or --power-off and --power-on\n" +
 			"  all          one after the other\n\n" +
-			"A fault ends after --duration on the host itself, also if this machine dies. The cluster has to be well and to have\n" +
-			"three members of etcd. Unless it is marked as a test cluster (testCluster in its file), you are asked first.",
+			"A fault ends after --duration; if this machine dies, the host itself ends it ten seconds later. The cluster has to be well\n" +
+			"and to have three members of etcd. Unless it is marked as a test cluster (testCluster in its file), you are asked first.",
 		Example: "  kubewright drill kill-leader\n  kubewright drill partition cp2 --duration 1m\n  kubewright drill all --yes -o json\n" +
 			"  kubewright drill power-cut cp1 --power-off 'ipmitool -H bmc-{host} power off' --power-on 'ipmitool -H bmc-{host} power on'",
 		Args:      cobra.MatchAll(cobra.RangeArgs(1, 2), func(c *cobra.Command, args []string) error { return cobra.OnlyValidArgs(c, args[:1]) }),

@@ -221,8 +221,10 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access, connect c
 	if !slices.ContainsFunc(w.Hosts, func(h spec.Host) bool { return h.Role == spec.ControlPlaneRole }) {
 		return nil
 	}
-	w.via, err = w.reachControlPlane(connect)
-	return err
+	if w.via, err = w.reachControlPlane(connect); err != nil {
+		return err
+	}
+	return bootstrap.RefuseMembers(ctx, w.via.Host, w.targets)
 }
 
 // reachControlPlane reaches one of the cluster's control-plane hosts: one that joins, too,

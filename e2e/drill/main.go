@@ -33,14 +33,24 @@ func main() {
 	lab.MaybeInit()
 	runs := flag.Int("runs", 3, "how many times each fault is dealt; the power of another host is cut each time")
 	program := flag.String("program", "bin/kubewright", "the program to measure")
+	faults := flag.String("faults", "", "which, with commas between them (default: all)")
 	flag.Parse()
-	if err := measure(context.Background(), *program, *runs); err != nil {
+	var kinds []drill.Kind
+	for _, name := range strings.Split(*faults, ",") {
+		if name != "" {
+			kinds = append(kinds, drill.Kind(name))
+		}
+	}
+	if len(kinds) == 0 {
+		kinds = drill.Kinds()
+	}
+	if err := measure(context.Background(), *program, *runs, kinds); err != nil {
 		fmt.Fprintln(os.Stderr, "drill:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(ctx context.Context, program string, runs int) error {
+func measure(ctx context.Context, program string, runs int, kinds []drill.Kind) error {
 	program, err := filepath.Abs(program)
 	if err != nil {
 		return err
@@ -50,6 +60,10 @@ func measure(ctx context.Context, program string, runs int) error {
 		{lab.Options{Name: labName, Hosts: controlPlane + workers}, []drill.Kind{drill.Killed, drill.Partitioned, drill.PoweredOff}},
 		{lab.Options{Name: fullLab, Hosts: controlPlane, Trouble: lab.Trouble{EtcdDisk: 300}}, []drill.Kind{drill.Filled}},
 	} {
+		on.kinds = slices.DeleteFunc(on.kinds, func(k drill.Kind) bool { return !slices.Contains(kinds, k) })
+		if len(on.kinds) == 0 {
+			continue
+		}
 		if err := on.drills(ctx, program, runs, figures); err != nil {
 			return err
 		}

@@ -179,7 +179,8 @@ func (b *balancer) HandleConn(client net.Conn) {
 			return
 		}
 		tried[s.address] = true
-		upstream, err := dialer().DialContext(b.life, "tcp", s.address.String())
+		dialer := net.Dialer{Timeout: unanswered}
+		upstream, err := dialer.DialContext(b.life, "tcp", s.address.String())
 		if err != nil {
 			b.vain(s)
 			continue

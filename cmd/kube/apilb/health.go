@@ -166,7 +166,7 @@ func clientCertificate(kubeconfig string) (*tls.Certificate, error) {
 // as that lives.
 func (q *questions) ask(server netip.AddrPort) func(context.Context) answer {
 	// HTTP/1: one question at a time, and a new connection after one in vain.
-	client := &http.Client{Transport: &http.Transport{DialContext: dialer().DialContext, TLSClientConfig: q.config.Clone()}}
+	client := &http.Client{Transport: &http.Transport{DialContext: strictDialer().DialContext, TLSClientConfig: q.config.Clone()}}
 	readyz := "https://" + server.String() + "/readyz"
 	stranger := false // the server does not know us by the certificate of this connection
 	return func(ctx context.Context) answer {
@@ -249,9 +249,9 @@ func unheard(err error) answer {
 	return answer{grade: down, reason: err.Error()}
 }
 
-// dialer makes connections to which the kernel of the other side has to answer:
-// packets that go unanswered break them.
-func dialer() *net.Dialer {
+// strictDialer makes connections that break if packets go unanswered. It is for the
+// questions alone: a server that is slow to read a large request leaves some, too.
+func strictDialer() *net.Dialer {
 	return &net.Dialer{Timeout: unanswered, Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		return errors.Join(c.Control(func(fd uintptr) {
