@@ -68,6 +68,14 @@ up: build ## make a lab of three hosts and a cluster on it
 	  '  $(KUBEWRIGHT) lab ssh $(LAB) $(LAB)-1' \
 	  'Take it down: make down'
 
+HA := /var/lib/kubewright-lab/ha
+.PHONY: ha
+ha: build ## make a lab with three control-plane hosts and two workers, to practise on (kubewright drill)
+	$(KUBEWRIGHT) lab create ha --hosts 5
+	$(KUBEWRIGHT) init -f testdata/specs/valid/ha.yaml -F $(HA)/ssh_config --kubeconfig $(HA)/kubeconfig
+	$(KUBEWRIGHT) etcd health -F $(HA)/ssh_config --kubeconfig $(HA)/kubeconfig
+	@printf '%s\n' '' 'Practise: $(KUBEWRIGHT) drill kill-leader -F $(HA)/ssh_config --kubeconfig $(HA)/kubeconfig' 'Take it down: make down LAB=ha'
+
 .PHONY: down
 down: ## destroy the lab
 	$(KUBEWRIGHT) lab destroy $(LAB)
@@ -85,7 +93,7 @@ unit: packages ## unit tests
 
 .PHONY: test
 test: build browser lint unit interruptions ## unit tests, lint, every interruption, and the end-to-end suite on lab hosts
-	go test -count=1 -timeout 40m -v ./e2e
+	go test -count=1 -timeout 60m -v ./e2e
 
 .PHONY: interruptions
 interruptions: ## init, join and reset broken off at every operation, and in 2000 random stories, on the simulated cluster

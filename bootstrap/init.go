@@ -92,6 +92,9 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	if in.Live != nil {
 		c.hosts, c.servers = in.Live.staying(in.Cluster, leaving)
 	}
+	if in.From != nil {
+		c.recorded = plan.NewValue[bool]("the control-plane hosts of now, in the cluster")
+	}
 	for _, n := range nodes {
 		if n.Wish.Role == spec.ControlPlaneRole {
 			c.servers = append(c.servers, c.ownServer(n))
@@ -115,13 +118,13 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		{Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true,
 			Needs: []plan.Cell{c.access, c.started}, Sets: []plan.Cell{c.apiUp}, Do: clusterTold{cluster.APIReady{}, c.apiUp}},
 	}
+	apply := clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
+		Do: cluster.Objects{Objects: objects}}
 	if in.From != nil {
 		steps = append(steps, in.From.clusterSteps(c, nodes)...)
+		apply.Sets, apply.Do = []plan.Cell{c.recorded}, clusterTold{apply.Do, c.recorded}
 	}
-	steps = append(steps,
-		leaving.unlists(clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
-			Do: cluster.Objects{Objects: objects}}),
-		readmitStep(nodes))
+	steps = append(steps, leaving.unlists(apply), readmitStep(nodes))
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, servingSteps(members)...)
 	steps = append(steps, nodeSteps(c, nodes)...)

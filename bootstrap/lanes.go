@@ -75,9 +75,12 @@ type shared struct {
 	run  journal.Run
 	live *Live // the cluster as it is, nil: there is none, or nothing of it is given up
 	// hosts are those of the live cluster's record that the wish does not name, and that stay.
-	hosts  []spec.Host
-	from   *Restore // the backup that the cluster is made from, nil: none
-	bundle *bundle.Bundle
+	hosts []spec.Host
+	from  *Restore // the backup that the cluster is made from, nil: none
+	// recorded tells that the cluster names its control-plane hosts of now: a restored one
+	// names those of the backup first, and what learns them finds no way any more. nil: it does.
+	recorded *plan.Value[bool]
+	bundle   *bundle.Bundle
 	// servers are the API servers of the cluster as it is to be.
 	servers []netip.AddrPort
 	token   cluster.Token
@@ -399,8 +402,12 @@ func (a issue) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 // apilbSteps give a node its way to the API; it needs the authority on the host. own is
 // the API server on the same host, invalid if there is none.
 func (c *shared) apilbSteps(own netip.AddrPort) []hostStep {
+	var needs []plan.Cell
+	if c.recorded != nil {
+		needs = []plan.Cell{c.recorded}
+	}
 	return []hostStep{
-		step("apilb/seed", "where the control-plane hosts are, for a node that knows none", apilb.Seed{Servers: c.servers}),
+		{Name: "apilb/seed", Doc: "where the control-plane hosts are, for a node that knows none", Needs: needs, Do: apilb.Seed{Servers: c.servers}},
 		step("apilb/start", "the node's own way to all API servers", systemd.Run{Services: []systemd.Service{
 			apilb.Service(apilb.Inputs{CAFile: certs.Dir + "/ca.crt", Kubeconfig: kubelet.Kubeconfig, Own: own})}}),
 	}

@@ -110,7 +110,7 @@ func (r *Restore) clusterSteps(c *shared, nodes []Node) []clusterStep {
 			Sets: []plan.Cell{r.Counted}, Do: recount{restore: r, via: first, access: c.access}})
 	}
 	return append(steps, clusterStep{Name: "node/forget", Doc: "the nodes of the control-plane hosts that are no more",
-		Do: cluster.ForgetNodes{Nodes: r.lost(nodes)}})
+		Do: cluster.Remove{Nodes: r.lost(nodes), By: c.run.By}})
 }
 
 // lost are the nodes of the control-plane hosts that are not among nodes.

@@ -19,12 +19,12 @@ import (
 // Request is what a verb was asked for. With hosts, bundle and cluster as they are
 // it decides the plan.
 type Request struct {
-	Verb   string        `json:"verb"`             // init, join, remove, reset, undo or apply
-	Spec   *spec.Cluster `json:"-"`                // of init and apply
+	Verb   string        `json:"verb"`             // init, join, remove, reset, undo, apply, restore or recover
+	Spec   *spec.Cluster `json:"-"`                // of init, apply and restore
 	File   string        `json:"file,omitempty"`   // Spec as YAML
 	Hosts  []spec.Host   `json:"hosts"`            // in the order of the lanes
 	ID     string        `json:"id,omitempty"`     // of a cluster that is to be made
-	Force  bool          `json:"force,omitempty"`  // of remove and reset
+	Force  bool          `json:"force,omitempty"`  // of remove, reset and restore; of recover: it is confirmed
 	Undo   UndoRange     `json:"undo,omitzero"`    // of undo
 	Remove []string      `json:"remove,omitempty"` // of apply: hosts that may leave the cluster
 	// Timeout of the drain, of remove and reset; 0: DrainTimeout.

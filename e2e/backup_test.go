@@ -117,7 +117,8 @@ func TestBackup(t *testing.T) {
 	cp := e.host(1)
 	e.write(t, cp, "/etc/kubernetes/encryption.yaml", encryption)
 	identity, recipient := e.keygen(t)
-	e.must(t, "init", "-f", e.backupSpec(t, []string{cp}, nil, "backup: {schedule: yearly, keep: 2, recipients: ["+recipient+"]}\n"))
+	schedule := "backup: {schedule: yearly, keep: 2, recipients: [" + recipient + "]}\n"
+	e.must(t, "init", "-f", e.backupSpec(t, []string{cp}, nil, schedule))
 	e.apply(t, widgets)
 	eventually(t, time.Minute, "the kind is served", func() string { return e.tryApply(t, widget) })
 	e.kubectl(t, "create", "secret", "generic", "hidden", "--from-literal=word=sesame-in-the-clear")
@@ -231,10 +232,25 @@ func TestBackup(t *testing.T) {
 		}
 		e.verified(t, newest, identity)
 	})
+	t.Run("again, nothing changes", func(t *testing.T) {
+		if s := e.counted(t, "apply", "-f", filepath.Join(e.dir, "backup.yaml")); s.Applied != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
 	t.Run("the timer goes with the wish, the backups stay", func(t *testing.T) {
 		e.must(t, "apply", "-f", e.backupSpec(t, []string{cp}, nil, ""))
 		if s := e.exitOn(t, cp, "systemctl", "cat", "kubewright-backup.timer"); s == 0 {
 			t.Error("it is there")
+		}
+		if got := e.on(t, cp, "ls", "/var/backups/kubewright"); got == "" {
+			t.Error("the backups are gone")
+		}
+	})
+	t.Run("a reset leaves the host as it was, and the backups", func(t *testing.T) {
+		e.must(t, "init", "-f", e.backupSpec(t, []string{cp}, nil, schedule))
+		e.must(t, "reset", cp)
+		if s := e.exitOn(t, cp, "systemctl", "cat", "kubewright-backup.timer"); s == 0 {
+			t.Error("the timer is there")
 		}
 		if got := e.on(t, cp, "ls", "/var/backups/kubewright"); got == "" {
 			t.Error("the backups are gone")
@@ -269,4 +285,127 @@ func (e *env) raw(t testing.TB, host string, argv ...string) string {
 		t.Fatalf("%s: %s: %d, %v\n%s", host, strings.Join(argv, " "), status, err, stderr.String())
 	}
 	return stdout.String()
+}
+
+// TestRestore loses a whole control plane and makes it again from a backup, on other hosts, under
+// workers that live on; and then loses two of three members of etcd, and goes on with the third.
+func TestRestore(t *testing.T) {
+	e := newEnv(t, lab.Options{Name: "backupr", Hosts: 7})
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(e.dump())
+		}
+	})
+	old, worker, fresh := []string{e.host(1), e.host(2), e.host(3)}, e.host(4), []string{e.host(5), e.host(6), e.host(7)}
+	for _, h := range old {
+		e.write(t, h, "/etc/kubernetes/encryption.yaml", encryption)
+	}
+	identity, recipient := e.keygen(t)
+	e.must(t, "init", "-f", e.backupSpec(t, old, []string{worker}, ""))
+	e.apply(t, pinned("before", worker))
+	e.kubectl(t, "wait", "--for=condition=Ready", "pod/before", "--timeout=60s")
+	e.apply(t, widgets)
+	eventually(t, time.Minute, "the kind is served", func() string { return e.tryApply(t, widget) })
+	e.kubectl(t, "create", "secret", "generic", "hidden", "--from-literal=word=sesame")
+	started := e.kubectl(t, "get", "pod", "before", "-o", "jsonpath={.metadata.uid} {.status.containerStatuses[0].containerID}")
+	file := filepath.Join(e.dir, "kept.kwbackup")
+	e.must(t, "backup", "-o", file, "--recipient", recipient)
+	e.kubectl(t, "create", "configmap", "too-late")
+	restore := []string{"restore", file, "--identity", identity, "--hosts", strings.Join(fresh, ",")}
+
+	ok := true
+	step := func(name string, f func(*testing.T)) {
+		ok = ok && t.Run(name, f)
+		if !ok {
+			t.Fatal("later steps need this one")
+		}
+	}
+	step("not while it lives", func(t *testing.T) {
+		refused{2, []string{"the cluster is not lost", old[0], "--force"}}.check(t, e.kubewright(t, restore...))
+		refused{20, []string{"the quorum still answers", "3 voting members"}}.check(t, e.kubewright(t, "recover", "--from", old[0], "--yes"))
+	})
+	step("on new addresses, all objects", func(t *testing.T) {
+		for _, h := range old {
+			if err := e.lab.Kill(t.Context(), h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r := e.must(t, append(restore, "-o", "plain")...); !strings.Contains(r.stdout, "as in the backup") {
+			t.Errorf("%s", r.output())
+		}
+		if got := e.kubectl(t, "get", "secret", "hidden", "-o", "jsonpath={.data.word}"); got != "c2VzYW1l" {
+			t.Errorf("the secret is %q", got)
+		}
+		if r := e.try(t, "get", "configmap", "too-late"); r.exit == 0 {
+			t.Error("what was made after the backup is there")
+		}
+		e.kubectl(t, "get", "widget", "one")
+	})
+	step("the old control plane is forgotten, and the worker led to the new one", func(t *testing.T) {
+		if got := strings.Fields(e.kubectl(t, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")); !slices.Equal(got, append([]string{worker}, fresh...)) {
+			t.Errorf("nodes: %v", got)
+		}
+		e.allReady(t, append([]string{worker}, fresh...))
+		if got := e.kubectl(t, "get", "pod", "before", "-o", "jsonpath={.metadata.uid} {.status.containerStatuses[0].containerID}"); got != started {
+			t.Errorf("the pod was started anew: %q, before %q", got, started)
+		}
+		e.apply(t, pinned("after", worker))
+		e.kubectl(t, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
+		e.kubectl(t, "delete", "pod", "after", "--timeout=60s")
+	})
+	step("again, nothing changes", func(t *testing.T) {
+		if s := e.counted(t, restore...); s.Applied != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+
+	left := fresh[0]
+	step("two of three members are lost: asked first, then recovered", func(t *testing.T) {
+		e.kubectl(t, "create", "configmap", "agreed")
+		for _, h := range fresh[1:] {
+			if err := e.lab.Kill(t.Context(), h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refused{2, []string{"only member", fresh[1], "--yes"}}.check(t, e.kubewright(t, "recover", "--from", left))
+		r := e.must(t, "recover", "--from", left, "--yes", "-o", "plain")
+		for _, want := range []string{"/var/lib/etcd-before-recover-", "kubewright remove " + fresh[1], "join --control-plane"} {
+			if !strings.Contains(r.stdout, want) {
+				t.Errorf("it does not say %q:\n%s", want, r.output())
+			}
+		}
+		e.kubectl(t, "get", "configmap", "agreed")
+		if s := e.counted(t, "recover", "--from", left, "--yes"); s.Applied != 0 {
+			t.Errorf("again: %+v", s)
+		}
+		if got := e.on(t, left, "sh", "-c", "ls -d /var/lib/etcd-before-recover-*/member"); got == "" {
+			t.Error("there is no copy of the data")
+		}
+	})
+	step("the lost ones are fenced, and take their place again", func(t *testing.T) {
+		if err := e.lab.Start(t.Context(), fresh[1]); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, time.Minute, "etcd is fenced", func() string {
+			if s := e.exitOn(t, fresh[1], "test", "-e", "/var/lib/etcd/FENCED"); s != 0 {
+				return "there is no fence"
+			}
+			return ""
+		})
+		e.must(t, "remove", fresh[1], "--force")
+		e.must(t, "join", "--control-plane", fresh[1])
+		e.allReady(t, []string{left, fresh[1], worker})
+	})
+	step("a reset takes the copy away", func(t *testing.T) {
+		e.must(t, "reset", left, fresh[1], worker, "--force")
+		if got := e.on(t, left, "sh", "-c", "ls -d /var/lib/etcd-before-recover-* 2>/dev/null || true"); got != "" {
+			t.Errorf("left: %s", got)
+		}
+	})
+}
+
+// pinned is a pod on a node.
+func pinned(name, node string) string {
+	return fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q},"spec":{"nodeName":%q,"terminationGracePeriodSeconds":1,
+"containers":[{"name":"pause","image":"kubewright.dev/pause:v1","imagePullPolicy":"Never"}]}}`, name, node)
 }

@@ -29,8 +29,8 @@ type Source interface {
 const Bump = 1_000_000_000
 
 const (
-	// originFile says which snapshot the data of a member came from.
-	originFile = DataDir + "/restored-from"
+	// originName, among the data of a member, says which snapshot they came from.
+	originName = "restored-from"
 	// restoreDir is where data are made, beside where they will be.
 	restoreDir   = DataDir + "/.restore"
 	snapshotFile = restoreDir + "/snapshot.db"
@@ -51,7 +51,7 @@ var _ plan.Action[host.Reader, host.Host] = Restore{}
 // Origin is what the snapshot is known by that a host's data came from, "" if they came
 // from none.
 func Origin(ctx context.Context, r host.Reader) (string, error) {
-	content, err := r.ReadFile(ctx, originFile)
+	content, err := r.ReadFile(ctx, memberDir+"/"+originName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -112,7 +112,7 @@ func (a Restore) Apply(ctx context.Context, h host.Host) (err error) {
 		"--bump-revision", strconv.Itoa(Bump), "--mark-compacted"}}); err != nil {
 		return err
 	}
-	if err := h.WriteFile(ctx, originFile, strings.NewReader(a.Origin+"\n"), host.Meta{Mode: 0o600}); err != nil {
+	if err := h.WriteFile(ctx, restoredData+"/member/"+originName, strings.NewReader(a.Origin+"\n"), host.Meta{Mode: 0o600}); err != nil {
 		return err
 	}
 	_, err = h.Run(ctx, host.Command{Argv: []string{"mv", "-T", restoredData + "/member", memberDir}})

@@ -67,8 +67,12 @@ func (a *app) convergeCommand(do doer) *cobra.Command {
 	return c
 }
 
-// confirm asks for what cannot be taken back: hosts that leave the cluster.
+// confirm asks for what cannot be taken back: hosts that leave the cluster, members that
+// are given up.
 func (a *app) confirm(w *work) error {
+	if w.recover != nil {
+		return a.confirmRecover(w)
+	}
 	var open []string
 	for _, t := range w.leaving {
 		if !slices.Contains(w.Remove, t.Wish.Name) {

@@ -97,12 +97,26 @@ func (a *app) root() *cobra.Command {
 			a.kubeconfig = abs
 		}
 	}
-	root.AddCommand(
-		a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.removeCommand(a.run)), a.reported(a.resetCommand(a.run)),
-		a.reported(a.undoCommand(a.run)), a.reported(a.applyCommand(a.run)), a.planCommand(),
-		a.prints(a.diffCommand()), a.prints(a.statusCommand()), a.prints(a.doctorCommand()), a.prints(a.explainCommand()),
-		a.prints(a.supportCommand()), a.prints(a.preflightCommand()), a.prints(a.versionCommand()),
-		a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.drillCommand(), a.bundleCommand(), a.labCommand(), a.kubectlCommand())
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Make and change a cluster:", []*cobra.Command{
+			a.reported(a.initCommand(a.run)), a.reported(a.joinCommand(a.run)), a.reported(a.removeCommand(a.run)),
+			a.reported(a.applyCommand(a.run)), a.reported(a.resetCommand(a.run)), a.reported(a.undoCommand(a.run))}},
+		{"See first:", []*cobra.Command{a.prints(a.preflightCommand()), a.planCommand(), a.prints(a.diffCommand())}},
+		{"Look at a live cluster:", []*cobra.Command{
+			a.prints(a.statusCommand()), a.prints(a.doctorCommand()), a.prints(a.explainCommand()), a.prints(a.supportCommand()), a.kubectlCommand()}},
+		{"Keep it alive:", []*cobra.Command{
+			a.etcdCommand(), a.backupCommand(), a.reported(a.restoreCommand(a.run)), a.reported(a.recoverCommand(a.run)), a.drillCommand()}},
+		{"What hosts are made from:", []*cobra.Command{a.bundleCommand(), a.labCommand(), a.prints(a.versionCommand())}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.title
+			root.AddCommand(c)
+		}
+	}
 	wrapArgs(root)
 	return root
 }

@@ -29,7 +29,7 @@ func (a *app) planCommand() *cobra.Command {
 	}
 	c.PersistentFlags().BoolVar(&p.brief, "brief", false, "leave out the contents of files and objects")
 	c.AddCommand(a.initCommand(p.show), a.joinCommand(p.show), a.removeCommand(p.show), a.resetCommand(p.show), a.undoCommand(p.show), a.convergeCommand(p.show),
-		a.restoreCommand(p.show))
+		a.restoreCommand(p.show), a.recoverCommand(p.show))
 	return c
 }
 

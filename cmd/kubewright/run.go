@@ -154,6 +154,7 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 	if err == nil {
 		a.showProofs(show.Notice, proofs)
 		showLost(show.Notice, w.reset.Departure)
+		tellRecovered(w.recover, show.Notice)
 		err = tellRestored(w.restore, show.Notice)
 	}
 	return finish(err)

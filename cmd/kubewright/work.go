@@ -37,6 +37,7 @@ const (
 	verbUndo    = "undo"
 	verbApply   = "apply"
 	verbRestore = "restore"
+	verbRecover = "recover"
 )
 
 // work is a request with everything that was found out for it: hosts, bundle and
@@ -51,6 +52,7 @@ type work struct {
 	live     *bootstrap.Live    // the cluster as it is, nil if there is none (yet)
 	reset    bootstrap.Reset    // of remove, reset and undo; of apply, for those that leave
 	restore  *bootstrap.Restore // of restore
+	recover  *bootstrap.Recover // of recover
 	findings finding.Report     // of preflight, nil: it did not look
 	close    func()
 }
@@ -120,6 +122,10 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 	case verbRestore:
 		w.restore = a.restore
 		err = w.findRestored(ctx, a.restore)
+	case verbRecover:
+		var in bootstrap.Recover
+		in, err = bootstrap.LookRecover(ctx, w.targets[0])
+		w.recover = &in
 	default:
 		err = a.findJournals(ctx, w, connect)
 	}
@@ -303,6 +309,10 @@ func (w *work) lanes(run journal.Run, see func(host.Host) host.Host, kubeconfig 
 			Targets: seen(w.targets), Via: w.seenVia(see), Bundle: w.bundle, Run: run, Kubeconfig: kubeconfig, Name: w.name,
 		})
 		return lanes, nil, err
+	case verbRecover:
+		in := *w.recover
+		in.Target, in.Run = seen(w.targets)[0], run
+		return bootstrap.PlanRecover(in), nil, nil
 	default:
 		in := w.reset
 		in.Targets = seen(in.Targets)

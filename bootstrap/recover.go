@@ -1,0 +1,112 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/controlplane"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/journal"
+	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
+)
+
+// Recover is everything that decides the plan of `kubewright recover`.
+type Recover struct {
+	Target Target // a control-plane host whose member of etcd is left
+	Lost   etcd.Membership
+	Copy   string // on the host: its data as they are now
+	Access cluster.Access
+	Run    journal.Run
+	// Connect reaches the API; nil: cluster.New.
+	Connect Connector
+}
+
+// LookRecover refuses a host from which etcd cannot, or need not, be rebuilt.
+func LookRecover(ctx context.Context, t Target) (Recover, error) {
+	in := Recover{Target: t}
+	refuse := func(code fault.Code, remedy, format string, args ...any) (Recover, error) {
+		return in, fault.At(t.Wish.Name, "etcd/recover", fault.New(code, remedy, format, args...))
+	}
+	if t.Claim == nil || t.Claim.Role != string(spec.ControlPlaneRole) || !t.EtcdData {
+		return refuse(fault.ClusterMissing, "name a control-plane host that is left; without one, `kubewright restore` a backup", "it has no data of etcd")
+	}
+	reason, err := etcd.Fenced(ctx, t.Host)
+	if err != nil {
+		return in, err
+	}
+	if reason != "" {
+		return refuse(fault.Quorum, "name another host", "its data are fenced: %s", reason)
+	}
+	client := etcd.NewClient(t.Host, certs.Dir+"/etcd")
+	defer client.Close() //nolint:errcheck // only read through
+	members, err := client.Members(ctx)
+	if err == nil && len(members) > 1 {
+		return refuse(fault.Quorum, "nothing is to be recovered; take lost members out with `kubewright remove HOST --force`",
+			"%s: the quorum still answers", etcd.Membership(members).Tally())
+	}
+	if err != nil { // there is no quorum: what does this host remember?
+		if members, err = client.Remembered(ctx); err != nil && !errors.Is(err, etcd.ErrUnreachable) {
+			return in, err
+		}
+	}
+	if t := etcd.Membership(members).Tally(); len(members) > 1 && !t.Lost() {
+		return refuse(fault.Quorum, "wait a moment, and look with `kubewright etcd members`", "%s: that is a quorum", t)
+	}
+	for _, m := range members {
+		if m.Name != t.Claim.Node {
+			in.Lost = append(in.Lost, m)
+		}
+	}
+	if in.Copy, err = etcd.CopyFor(ctx, t.Host, certs.Dir+"/etcd"); err != nil {
+		return in, err
+	}
+	content, err := t.Host.ReadFile(ctx, controlplane.SuperAdminKubeconfig)
+	if err != nil {
+		return in, err
+	}
+	if in.Access, err = kubeconfig.Parse(content); err != nil {
+		return in, fmt.Errorf("%s: %w", controlplane.SuperAdminKubeconfig, err)
+	}
+	return in, nil
+}
+
+// PlanRecover lists the steps that make etcd a cluster of the one member that is left.
+func PlanRecover(in Recover) []plan.Lane {
+	done := plan.NewValue[bool]("etcd with one member")
+	t := in.Target
+	client := in.Connect.connect(plan.Of("the admin's access", in.Access), t.Host.Dial)
+	return []plan.Lane{
+		plan.NewLane[hostReader, hostWriter](t.Wish.Name, t.Host, journal.Wrap(t.Host, in.Run), hostStep{
+			Name: "etcd/recover", Doc: "etcd as the only member, with the data that it has", Sets: []plan.Cell{done},
+			Do: hostTold{etcd.Recover{PKI: certs.Dir + "/etcd", Copy: in.Copy}, done}}),
+		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, clusterStep{
+			Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true, Needs: []plan.Cell{done}, Do: cluster.APIReady{}}),
+	}
+}
+
+// Advice says what to do after a recovery, a line each.
+func (in Recover) Advice() []string {
+	node, name := in.Target.Claim.Node, in.Target.Wish.Name
+	lines := []string{
+		fmt.Sprintf("etcd has one member, %s; its data as they were before are on %s in %s (a reset removes them)", node, name, in.Copy),
+	}
+	if len(in.Lost) == 0 {
+		return lines
+	}
+	var lost []string
+	for _, m := range in.Lost {
+		lost = append(lost, m.Title())
+	}
+	slices.Sort(lost)
+	return append(lines,
+		fmt.Sprintf("no longer members: %s. Keep their hosts off, or reset them, before they reach each other again: together they could take themselves for the cluster", strings.Join(lost, ", ")),
+		fmt.Sprintf("next: kubewright remove %s --force; then kubewright join --control-plane HOST, for each that is to take the place of one", strings.Join(lost, " ")))
+}
