@@ -4,16 +4,19 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"path"
 	"sync"
 
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/claim"
+	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/systemd"
 )
 
 // Connection is a host that was reached, with the address it was reached at.
@@ -56,7 +59,7 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 
 // lookUp finds out which cluster the host belongs to, and how far.
 func (t *Target) lookUp(ctx context.Context) (err error) {
-	t.Member, t.Serving, t.EtcdData, t.Fenced = false, false, false, ""
+	t.Member, t.Serving, t.EtcdData, t.HasAPI, t.Fenced = false, false, false, false, ""
 	if t.Claim, err = claim.Read(ctx, t.Host); err != nil || t.Claim == nil {
 		return err
 	}
@@ -66,10 +69,12 @@ func (t *Target) lookUp(ctx context.Context) (err error) {
 	if t.Fenced, err = etcd.Fenced(ctx, t.Host); err != nil {
 		return err
 	}
-	found, err := t.Host.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig)
+	found, err := t.Host.Stat(ctx, kubelet.ClientCert, certs.Dir+"/ca.crt", kubelet.BootstrapKubeconfig,
+		path.Join(systemd.Dir, controlplane.APIServerUnit))
 	if err != nil {
 		return err
 	}
+	t.HasAPI = found[3].Exists
 	// One that has its token still was left half-way in kubelet/bootstrap.
 	if found[0].Exists && found[1].Exists && !found[2].Exists {
 		ca, err := t.Host.ReadFile(ctx, found[1].Path)

@@ -44,16 +44,20 @@ type Init struct {
 
 // FounderFirst orders hosts as plans want them: first the control-plane host that others
 // are added to, then the other control-plane hosts, then the workers. The founder is the
-// first one that has etcd's data, or simply the first one if the cluster is still to be made.
+// first one that has etcd's data and a vote, or simply the first one if the cluster is still to be made.
 func FounderFirst(targets []Target) []Target {
 	rank := func(t Target) int {
 		switch {
 		case t.Wish.Role != spec.ControlPlaneRole:
-			return 2
-		case t.EtcdData:
+			return 4
+		case t.EtcdData && t.HasAPI:
 			return 0
-		default:
+		case t.EtcdData:
 			return 1
+		case t.HasAPI: // it was about to found the cluster, and does so when it boots
+			return 2
+		default:
+			return 3
 		}
 	}
 	ordered := slices.Clone(targets)
@@ -106,7 +110,6 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	for _, w := range workers {
 		lanes = append(lanes, workerLane(c, w))
 	}
-	membership := memberSteps(members, c.started)
 	objects, err := clusterObjects(c)
 	if err != nil {
 		return nil, nil, err
@@ -133,9 +136,8 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	lanes = append(lanes, put...)
 	if leaving != nil {
 		steps = append(steps, leaving.drainStep(), leaving.removeStep())
-		membership = append(membership, leaving.etcdSteps()...)
 	}
-	lanes = append(lanes, in.Etcd.lane(first.Host, membership)...)
+	lanes = append(lanes, etcdLanes(in.Etcd, first.Host, members, c.started, leaving.etcdSteps()...)...)
 	client := in.Connect.connect(c.access, first.Host.Dial)
 	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
@@ -179,6 +181,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{
 			systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n)), controlplane.APIServer(c.controlPlane(n))}}, c.started}},
 	)
+	steps = append(steps, step("etcd/settle", "it founds no other cluster if it loses its data", etcd.Start{Cluster: founding}))
 	steps = append(steps, runtimeSteps(c, n)...)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps,

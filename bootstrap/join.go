@@ -74,7 +74,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 		lanes = append(lanes, workerLane(c, w))
 	}
 	if len(members) > 0 {
-		lanes = append(lanes, in.Etcd.lane(in.Via.Host, memberSteps(members, c.common))...)
+		lanes = append(lanes, etcdLanes(in.Etcd, in.Via.Host, members, c.common)...)
 		lanes = append(lanes, plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
 			Name: "kubeconfig/add-servers", Doc: "the further API servers, in the user's kubeconfig",
 			Do: kubeconfig.Servers{Path: in.Kubeconfig, Name: in.Name, CA: in.Access.CA, Servers: c.severalServers()}}))

@@ -85,29 +85,38 @@ func RefuseMembers(ctx context.Context, via host.Reader, joining []Target) error
 	return nil
 }
 
-// memberSteps let members in, one after the other, once etcd is there.
-func memberSteps(members []member, there plan.Cell) []etcdStep {
-	var steps []etcdStep
-	for _, m := range members {
-		url := etcd.PeerURL(m.Address)
-		steps = append(steps,
-			etcdStep{Name: "etcd/add-" + m.Name, Doc: "let " + m.Name + " in, without a vote",
-				Needs: []plan.Cell{there}, Sets: []plan.Cell{m.cluster},
-				Do: etcd.AddLearner{Name: m.Name, PeerURL: url, Fresh: !m.EtcdData, Cluster: m.cluster}},
-			etcdStep{Name: "etcd/promote-" + m.Name, Doc: "give " + m.Name + " its vote once it has caught up",
-				Needs: []plan.Cell{m.started}, Sets: []plan.Cell{m.promoted},
-				Do: etcd.Promote{Name: m.Name, PeerURL: url, Done: m.promoted}})
+// steps let a member in, once etcd is there.
+func (m member) steps(there plan.Cell) []etcdStep {
+	url := etcd.PeerURL(m.Address)
+	return []etcdStep{
+		{Name: "etcd/add-" + m.Name, Doc: "let " + m.Name + " in, without a vote",
+			Needs: []plan.Cell{there}, Sets: []plan.Cell{m.cluster},
+			Do: etcd.AddLearner{Name: m.Name, PeerURL: url, Fresh: !m.EtcdData, Cluster: m.cluster}},
+		{Name: "etcd/promote-" + m.Name, Doc: "give " + m.Name + " its vote once it has caught up",
+			Needs: []plan.Cell{m.started}, Sets: []plan.Cell{m.promoted},
+			Do: etcd.Promote{Name: m.Name, PeerURL: url, Done: m.promoted}},
 	}
-	return steps
 }
 
-// lane is that of etcd's membership by way of a control-plane host: one, or none without steps.
-func (c EtcdConnector) lane(via host.Reader, steps []etcdStep) []plan.Lane {
-	if len(steps) == 0 {
+// etcdLanes change etcd's membership by way of a control-plane host, once etcd is there. Each member
+// has a lane of its own: etcd takes in one at a time, and which is the next one is for etcd to say: it may
+// be any of them that an earlier run has left half-way. Members leave when all others are there.
+func etcdLanes(connect EtcdConnector, via host.Reader, members []member, there plan.Cell, leaving ...etcdStep) []plan.Lane {
+	if len(members)+len(leaving) == 0 {
 		return nil
 	}
-	client := c.connect(via)
-	return []plan.Lane{plan.NewLane[etcd.Reader, etcd.Writer](etcdLane, client, client, steps...)}
+	client := connect.connect(via)
+	var lanes []plan.Lane
+	for _, m := range members {
+		lanes = append(lanes, plan.NewLane[etcd.Reader, etcd.Writer](etcdLane+" "+m.Name, client, client, m.steps(there)...))
+		for i := range leaving {
+			leaving[i].Needs = append(leaving[i].Needs, m.promoted)
+		}
+	}
+	if len(leaving) > 0 {
+		lanes = append(lanes, plan.NewLane[etcd.Reader, etcd.Writer](etcdLane, client, client, leaving...))
+	}
+	return lanes
 }
 
 // servingSteps wait until the members' API servers are known to the cluster.

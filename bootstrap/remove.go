@@ -94,6 +94,9 @@ func (d *Departure) controlPlanes() []Leaver {
 	return slices.DeleteFunc(slices.Clone(d.Nodes), func(n Leaver) bool { return !n.ControlPlane })
 }
 
+// NodeNames are the nodes that leave.
+func (d *Departure) NodeNames() []string { return names(d.Nodes) }
+
 func names(nodes []Leaver) []string {
 	all := make([]string, len(nodes))
 	for i, n := range nodes {
@@ -183,7 +186,7 @@ func (l *leaving) stopSteps(node string) []hostStep {
 
 // etcdSteps take the members out, once nothing relies on them.
 func (l *leaving) etcdSteps() []etcdStep {
-	if l.left == nil {
+	if l == nil || l.left == nil {
 		return nil
 	}
 	needs := []plan.Cell{l.drained, l.unlisted}
@@ -233,7 +236,7 @@ func (l *leaving) lanes() ([]plan.Lane, error) {
 	steps := []clusterStep{l.drainStep(), forget, l.removeStep()}
 	client := l.Connect.connect(plan.Of("the admin's access", l.access()), l.Keeper.Host.Dial)
 	lanes := []plan.Lane{plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...)}
-	lanes = append(lanes, l.Etcd.lane(l.Keeper.Host, l.etcdSteps())...)
+	lanes = append(lanes, etcdLanes(l.Etcd, l.Keeper.Host, nil, nil, l.etcdSteps()...)...)
 	if steps := l.localSteps(); len(steps) > 0 {
 		lanes = append(lanes, plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, steps...))
 	}

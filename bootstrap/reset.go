@@ -1,7 +1,9 @@
 package bootstrap
 
 import (
+	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -10,6 +12,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/containerd"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/inventory"
 	"github.com/kubewright/kubewright/bootstrap/journal"
@@ -109,6 +112,39 @@ func (in Reset) Leavers() []Leaver {
 	return all
 }
 
+// Departing are the Leavers, and the targets that an earlier run has put back already and that
+// are nodes of the cluster still.
+func (in Reset) Departing(live *Live) []Leaver {
+	all := in.Leavers()
+	for _, t := range in.Targets {
+		if m, known := live.Member(t.Wish.Name); known && t.Claim == nil {
+			all = append(all, Leaver{Member: m})
+		}
+	}
+	return all
+}
+
+// Orphaned tells whether the nodes among the targets have no control plane any more, because an
+// earlier run has put all of its hosts back: they are targets, too. There is nothing to drain then.
+func (in Reset) Orphaned(ctx context.Context) (bool, error) {
+	released := func(server netip.AddrPort) bool {
+		return slices.ContainsFunc(in.Targets, func(t Target) bool { return t.Claim == nil && t.interfaceOf(server.Addr()) != "" })
+	}
+	for _, t := range in.Targets {
+		if t.Claim == nil || !t.Member {
+			continue
+		}
+		servers, err := apilb.Remembered(ctx, t.Host)
+		if err != nil {
+			return false, fault.At(t.Wish.Name, "gather-facts", err)
+		}
+		if len(servers) == 0 || slices.ContainsFunc(servers, func(s netip.AddrPort) bool { return !released(s) }) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
 // Leaver is the target as a node that leaves, as its claim says.
 func (t Target) Leaver() Leaver {
 	return Leaver{Member: Member{Node: t.Claim.Node, Host: t.Wish.Name, ControlPlane: controls(t), Address: t.Claim.Address}}
@@ -196,15 +232,4 @@ func BackTo(step string) func([]journal.Entry) []journal.Entry {
 		}
 		return nil
 	}
-}
-
-// NodeNames are the nodes that targets are, as their claims say.
-func NodeNames(targets []Target) []string {
-	var names []string
-	for _, t := range targets {
-		if t.Claim != nil {
-			names = append(names, t.Claim.Node)
-		}
-	}
-	return names
 }

@@ -437,7 +437,10 @@ func (w *world) connect(access *plan.Value[cluster.Access], dial cluster.DialFun
 // reach returns the API's content, or the error of a client that does not get there: to the server
 // that it asks for, or to another one that it knows.
 func (c *client) reach(ctx context.Context) (*store, error) {
-	access := c.access.Get()
+	access, err := c.access.Known()
+	if err != nil {
+		return nil, err
+	}
 	server, err := url.Parse(access.Server)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -450,4 +451,47 @@ func (q *raft) membership() string {
 	}
 	slices.Sort(all)
 	return strings.Join(all, "; ")
+}
+
+// TestNoSecondCluster takes the data, or the power, of control-plane hosts away in turn: what comes back is a
+// member of the one cluster, or nothing.
+func TestNoSecondCluster(t *testing.T) {
+	b := testBundle(t)
+	for name, c := range map[string]struct {
+		verbs []verb
+		lose  []int // machines whose etcd loses its data
+		off   []int // machines that have no power meanwhile
+		want  bool  // there is a quorum then
+	}{
+		"the founder's data":                {verbs: []verb{initThree}, lose: []int{1}, want: true},
+		"the founder's data, no others":     {verbs: []verb{initThree}, lose: []int{1}, off: []int{2, 3}, want: false},
+		"the data of the only one":          {verbs: []verb{initOne}, lose: []int{1}, want: false},
+		"another one's data":                {verbs: []verb{initThree}, lose: []int{3}, want: true},
+		"most data":                         {verbs: []verb{initThree}, lose: []int{1, 2}, want: false},
+		"a removed one, back with its data": {verbs: []verb{initThree, removeDead}, want: true},
+		"a removed one, back alone":         {verbs: []verb{initThree, removeDead}, off: []int{1, 3}, want: false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, 1, b, t.TempDir(), func(t *testing.T, w *world) {
+				if _, err := w.play(stagesOf(c.verbs)); err != nil {
+					t.Fatal(err)
+				}
+				for _, n := range c.lose {
+					m := w.machines[n-1]
+					m.Kill()
+					m.Drop(etcd.DataDir)
+				}
+				w.dead = c.off
+				w.turnOn()
+				for range 20 {
+					w.settle()
+				}
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				if got := len(w.quorate()) == 1; got != c.want || len(w.broken) > 0 {
+					t.Errorf("a quorum: %v, want %v; %q", got, c.want, w.broken)
+				}
+			})
+		})
+	}
 }

@@ -160,6 +160,18 @@ func (v verb) String() string {
 	return text
 }
 
+// destroys tells whether the verb puts all hosts back.
+func (v verb) destroys() bool { return v.name == "reset" && len(v.hosts) >= len(resetAll.hosts) }
+
+// operations is about how many the verb takes.
+func (v verb) operations() int {
+	of := map[string]int{"init": 85, "join": 40, "reset": 40, "remove": 110}[v.name]
+	if v.controls > 1 || v.name == "join" && v.controls > 0 {
+		of = 110
+	}
+	return of * len(v.hosts)
+}
+
 // The command lines that are tried.
 var (
 	initAll     = verb{name: "init", hosts: []int{1, 2, 3}, controls: 1} // init -f
@@ -170,7 +182,6 @@ var (
 	joinMembers = verb{name: "join", hosts: []int{2, 3}, controls: 2}
 	joinWorker  = verb{name: "join", hosts: []int{3}}
 	joinFirst   = verb{name: "join", hosts: []int{1}, controls: 1}
-	joinFourth  = verb{name: "join", hosts: []int{4}, controls: 1}
 	resetWorker = verb{name: "reset", hosts: []int{3}}
 	resetSecond = verb{name: "reset", hosts: []int{2}}
 	resetAll    = verb{name: "reset", hosts: []int{1, 2, 3}}
@@ -183,7 +194,17 @@ var (
 
 // run is one run of the program: from connecting to its end, with all hosts
 // reachable at first.
-func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
+func (w *world) run(v verb, cuts ...cut) (n plan.Count, err error) {
+	w.plan = cuts
+	err = w.do(v, func(h host.Host) host.Host { return h }, func(ctx context.Context, lanes []plan.Lane) error {
+		n, err = plan.Run(ctx, plan.Options{}, lanes...)
+		return err
+	})
+	return n, err
+}
+
+// do plans a verb on the hosts as see shows them, and does something with the plan while the cluster lives on.
+func (w *world) do(v verb, see func(host.Host) host.Host, act func(context.Context, []plan.Lane) error) error {
 	w.dead = nil
 	if v.force {
 		w.dead = v.hosts
@@ -191,8 +212,8 @@ func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
 	w.turnOn()
 	w.settle()
 	w.runs++
-	w.count, w.plan, w.via, w.destroys = 0, cuts, w.machines[v.hosts[0]-1], false
-	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, cuts))
+	w.count, w.via, w.destroys = 0, w.machines[v.hosts[0]-1], false
+	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, w.plan))
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var life sync.WaitGroup
 	life.Go(func() { w.beat(ctx) })
@@ -211,14 +232,17 @@ func (w *world) run(v verb, cuts ...cut) (plan.Count, error) {
 	if !v.force {
 		var err error
 		if targets, err = Connect(ctx, hosts, w.dial); err != nil {
-			return plan.Count{}, err
+			return err
 		}
+	}
+	for i := range targets {
+		targets[i].Host = see(targets[i].Host)
 	}
 	lanes, err := w.lanes(ctx, v, hosts, targets)
 	if err != nil {
-		return plan.Count{}, err
+		return err
 	}
-	return plan.Run(ctx, plan.Options{}, lanes...)
+	return act(ctx, lanes)
 }
 
 // pulse is how often the cluster's components do something. It is odd so that
@@ -302,12 +326,18 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 		return nil, err
 	}
 	in := Reset{Targets: targets, Force: v.force}
+	takesControlPlane := slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil && controls(t) })
+	orphaned, orphansErr := in.Orphaned(ctx)
+	if orphansErr != nil {
+		return nil, orphansErr
+	}
+	force := takesControlPlane || orphaned || !slices.ContainsFunc(targets, func(t Target) bool { return t.Member })
 	claimed := slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil })
 	switch {
 	case !claimed && !v.force:
 		return nil, nil
 	case err == nil:
-		d := &Departure{Live: live, Nodes: in.Leavers(), By: "an admin", Timeout: DrainTimeout, Force: v.force,
+		d := &Departure{Live: live, Nodes: in.Departing(live), By: "an admin", Timeout: DrainTimeout, Force: v.force,
 			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
 		if v.force {
 			for _, h := range hosts {
@@ -327,7 +357,7 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 			return nil, err
 		}
 		in.Departure = d
-	case !slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil && controls(t) }):
+	case !force:
 		return nil, err // nothing can be drained
 	case accessErr == nil && in.Destroys(name, access.Server):
 		in.Kubeconfig, in.Name, in.Server = w.kubeconfig, name, access.Server
@@ -346,9 +376,12 @@ func (w *world) initLanes(ctx context.Context, v verb, run journal.Run, hosts []
 	}
 	w.via = w.machines[w.number(targets[0].Wish.Name)-1]
 	in := Init{Cluster: wish, ID: id, Targets: targets, Bundle: w.bundle, Run: run, Kubeconfig: w.kubeconfig, Connect: w.connect, Etcd: w.etcd}
-	if v.name == "apply" {
-		var err error
-		if in.Live, in.Leaving, err = w.leaving(ctx, v, wish, targets[0]); err != nil {
+	var err error
+	if in.Live, err = w.find(ctx, targets); err != nil {
+		return nil, err
+	}
+	if v.name == "apply" && in.Live != nil {
+		if in.Leaving, err = w.leaving(ctx, in.Live, wish, targets[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -357,25 +390,45 @@ func (w *world) initLanes(ctx context.Context, v verb, run journal.Run, hosts []
 }
 
 // leaving are the hosts of the live cluster that a wish does not name any more.
-func (w *world) leaving(ctx context.Context, v verb, wish *spec.Cluster, keeper Target) (live *Live, leaving Reset, err error) {
-	_, access, err := kubeconfig.Access(w.kubeconfig, "")
-	if err == nil {
-		live, err = w.look(ctx, v, access)
-	}
-	if err != nil || len(live.Gone(wish)) == 0 {
-		return live, leaving, err
+func (w *world) leaving(ctx context.Context, live *Live, wish *spec.Cluster, keeper Target) (Reset, error) {
+	gone := live.Gone(wish)
+	if len(gone) == 0 {
+		return Reset{}, nil
 	}
 	d := &Departure{Live: live, Keeper: keeper, By: "an admin", Timeout: DrainTimeout, Etcd: w.etcd}
 	var hosts []spec.Host
-	for _, m := range live.Gone(wish) {
+	for _, m := range gone {
 		d.Add(Leaver{Member: m})
 		hosts = append(hosts, spec.Host{Name: m.Host})
 	}
 	targets, err := Connect(ctx, hosts, w.dial)
 	if err != nil {
-		return nil, leaving, err
+		return Reset{}, err
 	}
-	return live, Reset{Targets: targets, Departure: d}, errors.Join(ReadJournals(ctx, targets), d.Refuse(ctx))
+	return Reset{Targets: targets, Departure: d}, errors.Join(ReadJournals(ctx, targets), d.Refuse(ctx))
+}
+
+// find is Find in the simulated cluster.
+func (w *world) find(ctx context.Context, targets []Target) (*Live, error) {
+	for _, t := range targets {
+		if t.Claim == nil || !controls(t) {
+			continue
+		}
+		content, err := t.Host.ReadFile(ctx, AdminConfig)
+		if err != nil {
+			continue
+		}
+		access, err := kubeconfig.Parse(content)
+		if err != nil {
+			return nil, err
+		}
+		access.Server = ownURL(access.Server, t.Claim.Address)
+		api := w.connect(plan.Of("access", access), t.Host.Dial)
+		if record, err := cluster.ReadRecord(ctx, api); err == nil {
+			return lookAt(ctx, access, api, record)
+		}
+	}
+	return nil, nil
 }
 
 // look looks at the cluster by way of the first machine that leads to it, one of the verb's if it can be.

@@ -108,20 +108,30 @@ func (a Seed) put() (file.Put, error) {
 		{Path: ServersFile, Mode: 0o644, Content: append(content, '\n')}}}, nil
 }
 
-// knows tells whether a node knows one of the servers.
-func (a Seed) knows(ctx context.Context, r host.Reader) (bool, error) {
+// Remembered are the servers that a node knows, none if it knows none, or its file is cut off.
+func Remembered(ctx context.Context, r host.Reader) ([]netip.AddrPort, error) {
 	content, err := r.ReadFile(ctx, ServersFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	var have remembered
 	if json.Unmarshal(content, &have) != nil {
-		return false, nil // cut off: it is written anew
+		return nil, nil
 	}
-	return slices.ContainsFunc(Lines(a.Servers), func(s string) bool { return slices.Contains(have.Servers, s) }), nil
+	servers, err := Parse(strings.Join(have.Servers, " "))
+	if err != nil {
+		return nil, nil //nolint:nilerr // nothing that apilb could use either
+	}
+	return servers, nil
+}
+
+// knows tells whether a node knows one of the servers.
+func (a Seed) knows(ctx context.Context, r host.Reader) (bool, error) {
+	have, err := Remembered(ctx, r)
+	return slices.ContainsFunc(a.Servers, func(s netip.AddrPort) bool { return slices.Contains(have, s) }), err
 }
 
 func (a Seed) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
@@ -136,11 +146,11 @@ func (a Seed) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	if err != nil {
 		return nil, err
 	}
-	units, err := r.Units(ctx, Unit)
+	runs, err := running(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	if units[0].Active == "active" {
+	if runs {
 		stop := plan.Change{Verb: plan.Stop, Kind: plan.ObjectUnit, Object: Unit, Detail: "all control-plane hosts that it knows are no more"}
 		diff = append(plan.Diff{stop}, diff...)
 	}
@@ -154,10 +164,24 @@ func (a Seed) Apply(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
-	if err := h.Systemd().Stop(ctx, Unit); err != nil {
+	runs, err := running(ctx, h)
+	if err != nil {
 		return err
 	}
+	if runs { // a unit that there is not yet is no object of this step's
+		if err := h.Systemd().Stop(ctx, Unit); err != nil {
+			return err
+		}
+	}
 	return put.Apply(ctx, h)
+}
+
+func running(ctx context.Context, r host.Reader) (bool, error) {
+	units, err := r.Units(ctx, Unit)
+	if err != nil {
+		return false, err
+	}
+	return units[0].Active == "active", nil
 }
 
 // Lines are servers as text, sorted, each once.

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -26,7 +27,9 @@ func HasData(ctx context.Context, r host.Reader) (bool, error) {
 
 // Start says how a member without data comes to some: it founds a new cluster, or
 // gets them from the members that let it in. What is said once stays: a member that
-// has data does not ask again, whoever came or went meanwhile.
+// has data does not ask again, whoever came or went meanwhile. But one that has founded
+// its cluster is told, without New, not to do so again: an empty cluster in place of its lost data would have
+// the certificates of the one that goes on without it.
 type Start struct {
 	Cluster *plan.Value[string] // name=peerURL,... of all members, this one included
 	New     bool                // it founds the cluster
@@ -40,8 +43,10 @@ func (a Start) put(cluster string) file.Put {
 		state = "new"
 	}
 	return file.Put{Files: []file.Wish{{Path: environmentFile, Mode: 0o644, Content: fmt.Appendf(nil,
-		"# Written by kubewright: read by a member that has no data yet.\nETCD_INITIAL_CLUSTER=%s\nETCD_INITIAL_CLUSTER_STATE=%s\n", cluster, state)}}}
+		"# Written by kubewright: read by a member that has no data yet.\nETCD_INITIAL_CLUSTER=%s\n%s%s\n", cluster, stateSetting, state)}}}
 }
+
+const stateSetting = "ETCD_INITIAL_CLUSTER_STATE="
 
 // settled tells that nothing is left to be said.
 func (a Start) settled(ctx context.Context, r host.Reader) (bool, error) {
@@ -49,7 +54,11 @@ func (a Start) settled(ctx context.Context, r host.Reader) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return found[0].Exists && found[1].Exists, nil
+	if !found[0].Exists || !found[1].Exists || a.New {
+		return found[0].Exists && found[1].Exists, nil
+	}
+	said, err := r.ReadFile(ctx, environmentFile)
+	return !bytes.Contains(said, []byte(stateSetting+"new\n")), err
 }
 
 func (a Start) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {

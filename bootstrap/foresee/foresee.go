@@ -70,11 +70,19 @@ func (h *Host) Learn(diff plan.Diff) {
 			case plan.Start:
 				u.Active, u.Sub, u.Started = "active", "running", h.now
 			case plan.Stop:
-				u.Active, u.Sub, u.File = "inactive", "dead", "disabled"
+				u.Active, u.Sub = "inactive", "dead"
 			case plan.Update:
 				u.File = "enabled"
 			}
 			h.units[c.Object] = u
+		}
+	}
+	for _, c := range diff { // a unit whose file goes is not started at boot any more
+		if name := path.Base(c.Object); c.Kind == plan.ObjectFile && c.Verb == plan.Delete {
+			if u, ok := h.units[name]; ok {
+				u.File = "disabled"
+				h.units[name] = u
+			}
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,7 +33,8 @@ type Merge struct {
 	Path   string // of the kubeconfig; made when missing, 0600
 	Name   string // of the cluster; the context is NAME, the user NAME-admin
 	Access *plan.Value[cluster.Access]
-	// Servers are all API servers, ADDRESS:PORT, of a cluster that has several: see Servers.
+	// Servers are all API servers, ADDRESS:PORT, of a cluster that has several: see Servers. Which of
+	// them is the cluster's server in the file is all the same: one that is there stays.
 	Servers []string
 }
 
@@ -59,7 +61,7 @@ func (m Merge) differs(cfg *api.Config) string {
 	switch {
 	case !ok:
 		return "add context " + m.Name
-	case have.Server != want.Server:
+	case have.Server != m.server(have):
 		return "server of " + m.Name
 	case !bytes.Equal(have.CertificateAuthorityData, want.CA):
 		return "certificate authority of " + m.Name
@@ -76,6 +78,20 @@ func (m Merge) differs(cfg *api.Config) string {
 		return "context " + m.Name
 	}
 	return ""
+}
+
+// server is the one that a cluster's entry is to have, nil: there is none yet.
+func (m Merge) server(have *api.Cluster) string {
+	want := m.Access.Get().Server
+	if have != nil && m.lists(want) && m.lists(have.Server) {
+		return have.Server
+	}
+	return want
+}
+
+func (m Merge) lists(server string) bool {
+	u, err := url.Parse(server)
+	return err == nil && slices.Contains(m.Servers, u.Host)
 }
 
 // usable reports whether a client certificate is the CA's and lives on for a while.
@@ -120,7 +136,7 @@ func (m Merge) Apply(context.Context, Local) error {
 		return err
 	}
 	a := m.Access.Get()
-	entry := &api.Cluster{Server: a.Server, CertificateAuthorityData: a.CA}
+	entry := &api.Cluster{Server: m.server(cfg.Clusters[m.Name]), CertificateAuthorityData: a.CA}
 	if err := remember(entry, m.Servers); err != nil {
 		return err
 	}

@@ -283,6 +283,12 @@ func (a *app) findResetCluster(ctx context.Context, w *work, t bootstrap.Target,
 	})
 	// What never became a node has no pods to be moved.
 	force := w.Force || !slices.ContainsFunc(in.Targets, func(t bootstrap.Target) bool { return t.Member })
+	if !force && !takesControlPlane { // and what an earlier run has left without a control plane cannot be drained
+		var err error
+		if force, err = in.Orphaned(ctx); err != nil {
+			return err
+		}
+	}
 	name, access, err := kubeconfig.Access(a.kubeconfig, "")
 	if err != nil {
 		if takesControlPlane || force {
@@ -308,7 +314,7 @@ func (a *app) findResetCluster(ctx context.Context, w *work, t bootstrap.Target,
 	}
 	w.live = live
 	d := a.departure(w, name)
-	d.Nodes = in.Leavers()
+	d.Nodes = in.Departing(live)
 	if d.Stays() {
 		err := a.keep(ctx, d, &found{}, connect, nil)
 		if force && fault.CodeOf(err) == fault.HostUnreachable {
@@ -322,7 +328,7 @@ func (a *app) findResetCluster(ctx context.Context, w *work, t bootstrap.Target,
 		return nil
 	}
 	client := cluster.New(plan.Of("the admin's access", access), t.Host.Dial)
-	left, err := cluster.OtherNodes(ctx, client, bootstrap.NodeNames(in.Targets))
+	left, err := cluster.OtherNodes(ctx, client, d.NodeNames())
 	if err != nil {
 		return err
 	}
