@@ -59,7 +59,7 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 
 // lookUp finds out which cluster the host belongs to, and how far.
 func (t *Target) lookUp(ctx context.Context) (err error) {
-	t.Member, t.Serving, t.EtcdData, t.HasAPI, t.Fenced = false, false, false, false, ""
+	t.Member, t.Serving, t.EtcdData, t.EtcdRuns, t.HasAPI, t.Fenced = false, false, false, false, false, ""
 	if t.Claim, err = claim.Read(ctx, t.Host); err != nil || t.Claim == nil {
 		return err
 	}
@@ -84,9 +84,13 @@ func (t *Target) lookUp(ctx context.Context) (err error) {
 		trouble, err := kubelet.CertificateTrouble(ctx, t.Host, ca)
 		t.Member = err == nil && trouble == ""
 	}
-	agent, err := t.Host.Units(ctx, kubelet.Unit)
-	t.Serving = err == nil && t.Member && agent[0].Active == "active"
-	return err
+	units, err := t.Host.Units(ctx, kubelet.Unit, etcd.Unit)
+	if err != nil {
+		return err
+	}
+	t.Serving = t.Member && units[0].Active == "active"
+	t.EtcdRuns = units[1].Active == "active"
+	return nil
 }
 
 // LookAgain finds out once more which cluster hosts belong to: under their locks, when

@@ -102,6 +102,9 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	}
 	admin := plan.NewValue[cluster.Access]("the admin's certificate")
 	members, workers := newMembers(others), joiners(others)
+	if in.Live != nil {
+		inTurn(members, c.apiUp)
+	}
 
 	lanes := []plan.Lane{controlPlaneLane(c, first, admin)}
 	for _, m := range members {

@@ -21,21 +21,39 @@ type member struct {
 	cluster  *plan.Value[string] // etcd's members with it: they have let it in
 	started  *plan.Value[bool]   // its etcd runs
 	promoted *plan.Value[bool]   // it has caught up, and a vote
+	serving  *plan.Value[bool]   // its API server runs as it should
+	// turn is what a member that runs waits for before it is restarted: where all restart
+	// at once, nobody is served. nil: it does not run.
+	turn plan.Cell
 }
 
-// newMembers are the control-plane hosts among nodes.
+// newMembers are the control-plane hosts among nodes, besides the first one.
 func newMembers(nodes []Node) []member {
 	var all []member
 	for _, n := range nodes {
 		if n.Wish.Role != spec.ControlPlaneRole {
 			continue
 		}
-		all = append(all, member{n,
-			plan.NewValue[string]("the members of etcd with " + n.Name),
-			plan.NewValue[bool]("etcd on " + n.Name),
-			plan.NewValue[bool]("the vote of " + n.Name)})
+		all = append(all, member{
+			Node:     n,
+			cluster:  plan.NewValue[string]("the members of etcd with " + n.Name),
+			started:  plan.NewValue[bool]("etcd on " + n.Name),
+			promoted: plan.NewValue[bool]("the vote of " + n.Name),
+			serving:  plan.NewValue[bool]("the API server on " + n.Name),
+		})
 	}
 	return all
+}
+
+// inTurn has the members of a cluster that serves restart one after the other, if they have
+// to at all: first is the first control-plane host's turn to be over. A member that does not run is
+// not waited for, and does not wait: it may be what is missing to a quorum.
+func inTurn(members []member, first plan.Cell) {
+	for i := range members {
+		if members[i].EtcdRuns {
+			members[i].turn, first = first, members[i].serving
+		}
+	}
 }
 
 // memberLane makes a host a further control-plane node. All that needs no other host
@@ -46,6 +64,10 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 	agent, proxy := c.kubelet(n, spec.ControlPlaneRole), c.kubeproxy(n)
 	certificates := c.certificates(n)
 	certificates.Common = c.common
+	let := []plan.Cell{m.cluster}
+	if m.turn != nil {
+		let = append(let, m.turn)
+	}
 	steps := slices.Concat(before, hostSteps(c, n, spec.ControlPlaneRole), runtimeSteps(c, n))
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
@@ -56,13 +78,12 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 		steps = append(steps, c.from.keySteps()...)
 	}
 	steps = append(steps,
-		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: []plan.Cell{m.cluster},
-			Do: etcd.Start{Cluster: m.cluster}},
+		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: let, Do: etcd.Start{Cluster: m.cluster}},
 		hostStep{Name: "etcd/start", Doc: "etcd, without a vote at first", Sets: []plan.Cell{m.started},
 			Do: hostTold{systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n))}}, m.started}},
 		// A member without a vote answers no API server.
-		hostStep{Name: "controlplane/start", Doc: "the API server", Needs: []plan.Cell{m.promoted},
-			Do: systemd.Run{Services: []systemd.Service{controlplane.APIServer(c.controlPlane(n))}}},
+		hostStep{Name: "controlplane/start", Doc: "the API server", Needs: []plan.Cell{m.promoted}, Sets: []plan.Cell{m.serving},
+			Do: hostTold{systemd.Run{Services: []systemd.Service{controlplane.APIServer(c.controlPlane(n))}}, m.serving}},
 	)
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps, step("kubelet/start", "the node agent and kube-proxy", c.agents(n, agent, proxy)))

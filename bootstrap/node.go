@@ -31,6 +31,8 @@ type Target struct {
 	Fenced string
 	// EtcdData tells that it has the data of a member of etcd.
 	EtcdData bool
+	// EtcdRuns tells that its etcd is active.
+	EtcdRuns bool
 	// HasAPI tells that an API server was set up on it, which comes after its member has got its vote.
 	HasAPI bool
 	// Reached is the host's own end of the SSH connection, invalid if unknown.

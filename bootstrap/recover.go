@@ -22,7 +22,7 @@ import (
 type Recover struct {
 	Target Target // a control-plane host whose member of etcd is left
 	Lost   etcd.Membership
-	Copy   string // on the host: its data as they are now
+	Copy   string // on the host: its data as they were before; "" if there is none
 	Access cluster.Access
 	Run    journal.Run
 	// Connect reaches the API; nil: cluster.New.
@@ -95,8 +95,9 @@ func PlanRecover(in Recover) []plan.Lane {
 // Advice says what to do after a recovery, a line each.
 func (in Recover) Advice() []string {
 	node, name := in.Target.Claim.Node, in.Target.Wish.Name
-	lines := []string{
-		fmt.Sprintf("etcd has one member, %s; its data as they were before are on %s in %s (a reset removes them)", node, name, in.Copy),
+	lines := []string{fmt.Sprintf("etcd has one member, %s", node)}
+	if in.Copy != "" {
+		lines[0] += fmt.Sprintf("; its data as they were before are on %s in %s (a reset removes them)", name, in.Copy)
 	}
 	if len(in.Lost) == 0 {
 		return lines

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,19 +34,19 @@ func TestHostDies(t *testing.T) {
 	e.kubectl(t, "wait", "--for=condition=Ready", "pod/server", "pod/asker", "--timeout=60s")
 	pods, members, failures := e.pairState(t), e.etcdState(t), e.askerFailures(t)
 
+	power := func(verb string) string {
+		return strings.Join([]string{program(t), "lab", verb, e.lab.Name(), "{host}"}, " ")
+	}
 	t.Run("the power of each control-plane host", func(t *testing.T) {
 		for n := 1; n <= 3; n++ {
-			e.drilled(t, "power-cut", e.host(n), "--duration=10s",
-				"--power-off", strings.Join([]string{program(t), "lab", "kill", e.lab.Name(), "{host}"}, " "),
-				"--power-on", strings.Join([]string{program(t), "lab", "start", e.lab.Name(), "{host}"}, " "))
+			e.drilled(t, "power-cut", e.host(n), "--duration=10s", "--power-off", power("kill"), "--power-on", power("start"))
 		}
 	})
 	t.Run("a host that resets itself", func(t *testing.T) {
-		on := e.powerOnAfterReset(t, e.host(2))
-		e.drilled(t, "power-cut", e.host(2))
-		if err := <-on; err != nil {
-			t.Error(err)
+		if r := e.kubewright(t, "drill", "power-cut"); r.exit == 0 || !strings.Contains(r.stderr, "off for good") {
+			t.Errorf("a lab host that nobody turns on again: exit %d\n%s", r.exit, r.output())
 		}
+		e.drilled(t, "power-cut", e.host(2), "--duration=5s", "--power-on", power("start"))
 	})
 	t.Run("etcd's leader killed", func(t *testing.T) { e.drilled(t, "kill-leader") })
 	t.Run("a host parted from the others", func(t *testing.T) { e.drilled(t, "partition", "--duration=15s") })
@@ -88,30 +87,6 @@ func TestDiskFills(t *testing.T) {
 		t.Errorf("filling a disk that others share: exit %d\n%s", r.exit, r.output())
 	}
 	e.drilled(t, "fill-disk", e.host(3), "--duration=20s")
-}
-
-// powerOnAfterReset turns a host on once it is off: where a machine resets, a lab host's
-// namespace ends.
-func (e *env) powerOnAfterReset(t *testing.T, host string) <-chan error {
-	on := make(chan error, 1)
-	go func() {
-		tick := time.NewTicker(poll)
-		defer tick.Stop()
-		for {
-			off := slices.ContainsFunc(e.lab.Hosts(), func(h lab.Host) bool { return h.Name == host && !h.Running })
-			if off {
-				on <- e.lab.Start(t.Context(), host)
-				return
-			}
-			select {
-			case <-tick.C:
-			case <-t.Context().Done():
-				on <- t.Context().Err()
-				return
-			}
-		}
-	}()
-	return on
 }
 
 // drillSpec writes the file of a test cluster with so many control-plane hosts first. A worker

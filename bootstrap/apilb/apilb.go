@@ -146,11 +146,11 @@ func (a Seed) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 	if err != nil {
 		return nil, err
 	}
-	units, err := r.Units(ctx, Unit)
+	runs, err := running(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	if units[0].Active == "active" {
+	if runs {
 		stop := plan.Change{Verb: plan.Stop, Kind: plan.ObjectUnit, Object: Unit, Detail: "all control-plane hosts that it knows are no more"}
 		diff = append(plan.Diff{stop}, diff...)
 	}
@@ -164,10 +164,24 @@ func (a Seed) Apply(ctx context.Context, h host.Host) error {
 	if err != nil {
 		return err
 	}
-	if err := h.Systemd().Stop(ctx, Unit); err != nil {
+	runs, err := running(ctx, h)
+	if err != nil {
 		return err
 	}
+	if runs { // a unit that there is not yet is no object of this step's
+		if err := h.Systemd().Stop(ctx, Unit); err != nil {
+			return err
+		}
+	}
 	return put.Apply(ctx, h)
+}
+
+func running(ctx context.Context, r host.Reader) (bool, error) {
+	units, err := r.Units(ctx, Unit)
+	if err != nil {
+		return false, err
+	}
+	return units[0].Active == "active", nil
 }
 
 // Lines are servers as text, sorted, each once.

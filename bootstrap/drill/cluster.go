@@ -149,27 +149,28 @@ func (c *Cluster) through(ctx context.Context, n Node) (cluster.DialFunc, error)
 	return func(ctx context.Context, _, _ string) (net.Conn, error) { return h.Dial(ctx, "tcp", balancer) }, conn.Close()
 }
 
-// fault is what the options ask for.
+// fault is what the options ask for, if the host can be dealt it.
 func (c *Cluster) fault(ctx context.Context, v Node, o Options) (Fault, error) {
+	h, err := c.Hosts.get(ctx, v.Host)
+	if err != nil {
+		return nil, fault.At(v.Host, "connect", err)
+	}
+	var f Fault
 	switch o.Kind {
 	case Killed:
-		return Kill{[]string{etcd.Unit, controlplane.APIServerUnit}}, nil
+		f = Kill{[]string{etcd.Unit, controlplane.APIServerUnit}}
 	case Partitioned:
-		h, err := c.Hosts.get(ctx, v.Host)
-		return Partition{Others: c.others(v), Admin: h.Admin, Port: h.Port, For: o.For}, err
+		f = Partition{Others: c.others(v), Admin: h.Admin, Port: h.Port, For: o.For}
 	case Filled:
-		f := Fill{Most: o.MaxFill, For: o.For}
-		h, err := c.Hosts.get(ctx, v.Host)
-		if err != nil {
-			return nil, err
-		}
-		_, err = f.room(ctx, h) // to be refused at once
-		return f, fault.At(v.Host, "drill/"+string(Filled), err)
+		full := Fill{Most: o.MaxFill, For: o.For}
+		f, err = full, full.fit(ctx, h)
 	case PoweredOff:
-		return PowerCut{Off: naming(v, o.Off), On: naming(v, o.On)}, nil
+		cut := PowerCut{Off: naming(v, o.Off), On: naming(v, o.On)}
+		f, err = cut, cut.fit(ctx, h)
 	default:
-		return nil, fault.New(fault.Usage, "", "there is no fault %s", o.Kind)
+		err = fault.New(fault.Usage, "", "there is no fault %s", o.Kind)
 	}
+	return f, fault.At(v.Host, stepName(string(o.Kind)), err)
 }
 
 // hostWord is what stands for the victim's name in the words of a command.

@@ -28,8 +28,8 @@ type Options struct {
 	For     time.Duration // of a fault that lasts
 	Within  time.Duration // how soon after the fault all has to be well again
 	MaxFill int64         // bytes, of Filled
-	// Off and On are commands on this machine, of PoweredOff; none: the host resets itself.
-	// {host} in a word stands for the victim's name.
+	// Off and On are commands on this machine, of PoweredOff: without Off the host resets itself, without
+	// On it boots by itself. {host} in a word stands for the victim's name.
 	Off, On []string
 	Writers int
 	Readers int

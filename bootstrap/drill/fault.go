@@ -233,6 +233,12 @@ func (Fill) Nature() Nature                          { return Nature{Lasts: true
 // fillable are the kinds of file system that have room of their own.
 func fillable() []string { return []string{"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs"} }
 
+// fit refuses what cannot be filled.
+func (f Fill) fit(ctx context.Context, h host.Host) error {
+	_, err := f.room(ctx, h)
+	return err
+}
+
 // room is how many bytes have to be written until the disk is full, if that is safe.
 func (f Fill) room(ctx context.Context, h host.Host) (int64, error) {
 	refuse := func(format string, args ...any) error {
@@ -278,10 +284,28 @@ func roomOf(ctx context.Context, h host.Host) (int64, error) {
 	return block * blocks, nil
 }
 
-// PowerCut takes the power from a host. Without Off it resets itself, as a machine
-// whose power comes back at once.
+// PowerCut takes the power from a host.
 type PowerCut struct {
-	Off, On []string // commands on this machine, IPMI's for example
+	// Off is a command on this machine, IPMI's for example; none: the host resets itself.
+	Off []string
+	// On is one that gives the power back; none: the host boots by itself.
+	On []string
+}
+
+// fit refuses to reset what is no machine.
+func (p PowerCut) fit(ctx context.Context, h host.Host) error {
+	if len(p.On) > 0 {
+		return nil
+	}
+	kind, err := h.Query(ctx, "systemd-detect-virt", "--container")
+	if exit := (*host.ExitError)(nil); errors.As(err, &exit) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fault.New(fault.HostUnsuitable, "name the command that turns it on again with --power-on",
+		"it is a container (%s): a reset may turn it off for good", bytes.TrimSpace(kind))
 }
 
 // resetTime is how long a host that resets itself may take to say no. One that does it does not answer.
@@ -303,13 +327,13 @@ func (p PowerCut) Begin(ctx context.Context, v Victim) error {
 }
 
 func (p PowerCut) End(ctx context.Context, _ Victim) error {
-	if len(p.Off) == 0 {
+	if len(p.On) == 0 {
 		return nil
 	}
 	return local(ctx, p.On)
 }
 
-func (p PowerCut) Nature() Nature { return Nature{Lasts: len(p.Off) > 0, Parts: true} }
+func (p PowerCut) Nature() Nature { return Nature{Lasts: len(p.On) > 0, Parts: true} }
 
 // local runs a command on this machine.
 func local(ctx context.Context, argv []string) error {

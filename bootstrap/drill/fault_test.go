@@ -158,7 +158,8 @@ func TestPowerCut(t *testing.T) {
 		}
 	})
 	t.Run("by commands", func(t *testing.T) {
-		c := &Cluster{}
+		v := newSimVictim(t)
+		c := &Cluster{Hosts: NewHosts([]Connection{{Host: v.Sim}}, nil)}
 		dir := t.TempDir()
 		made, err := c.fault(t.Context(), Node{Host: "cp1"}, Options{
 			Kind: PoweredOff, Off: []string{"touch", filepath.Join(dir, "off-{host}")}, On: []string{"touch", filepath.Join(dir, "on-{host}")},
@@ -166,7 +167,6 @@ func TestPowerCut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		v := newSimVictim(t)
 		if err := made.Begin(t.Context(), v); err != nil || !*v.forgotten || !made.Nature().Lasts {
 			t.Errorf("begin: %v, forgotten %t, lasts %t", err, *v.forgotten, made.Nature().Lasts)
 		}
@@ -176,6 +176,21 @@ func TestPowerCut(t *testing.T) {
 		names, err := filepath.Glob(filepath.Join(dir, "*"))
 		if diff := cmp.Diff([]string{filepath.Join(dir, "off-cp1"), filepath.Join(dir, "on-cp1")}, names); err != nil || diff != "" {
 			t.Errorf("%v\n%s", err, diff)
+		}
+	})
+	t.Run("a container, which is turned on by a command", func(t *testing.T) {
+		v := newSimVictim(t).scripted(hosttest.Answer{Argv: []string{"systemd-detect-virt", "--container"}, Stdout: "lxc\n"})
+		if err := (PowerCut{}).fit(t.Context(), v); fault.CodeOf(err) != fault.HostUnsuitable || !strings.Contains(err.Error(), "(lxc)") {
+			t.Errorf("without a command: %v", err)
+		}
+		if err := (PowerCut{On: []string{"true"}}).fit(t.Context(), v); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a machine", func(t *testing.T) {
+		v := newSimVictim(t).scripted(hosttest.Answer{Argv: []string{"systemd-detect-virt", "--container"}, Stdout: "none\n", Status: 1})
+		if err := (PowerCut{}).fit(t.Context(), v); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("a command that fails", func(t *testing.T) {

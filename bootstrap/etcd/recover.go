@@ -29,18 +29,24 @@ const (
 // many others are lost for ever. What it had agreed to with them stays; what it had not is gone.
 type Recover struct {
 	PKI  string // folder of the health check client's certificate on the host
-	Copy string // folder for a copy of its data as they are now: CopyFor
+	Copy string // folder for a copy of its data as they are now: CopyFor; "" if none is needed
 }
 
 var _ plan.Action[host.Reader, host.Host] = Recover{}
 
 // CopyFor is where the copy of a host's data is kept: the same folder however often a
-// recovery is broken off and begun again.
+// recovery is broken off and begun again. Of a host that was recovered it is the last one, "" if it has none.
 func CopyFor(ctx context.Context, r host.Reader, pki string) (string, error) {
-	if status, err := ownStatus(ctx, r, pki); err == nil {
+	members, err := ownMembers(ctx, r, pki)
+	if err == nil && len(members) > 1 {
+		status, err := ownStatus(ctx, r, pki)
+		if err != nil {
+			return "", err
+		}
 		// Without a quorum nothing is applied any more.
 		return copyPrefix + strconv.FormatUint(status.RaftAppliedIndex, 10), nil
 	}
+	stopped := err != nil // by an earlier run, that made the copy or was about to
 	names, err := r.ReadDir(ctx, path.Dir(copyPrefix))
 	if err != nil {
 		return "", err
@@ -48,13 +54,20 @@ func CopyFor(ctx context.Context, r host.Reader, pki string) (string, error) {
 	var made []string
 	for _, n := range names {
 		if strings.HasPrefix(n, path.Base(copyPrefix)) && !strings.HasSuffix(n, partialCopy) {
-			made = append(made, n)
+			made = append(made, path.Join(path.Dir(copyPrefix), n))
 		}
 	}
 	if len(made) == 0 {
+		if !stopped {
+			return "", nil
+		}
 		return copyPrefix + time.Now().UTC().Format("20060102T150405Z"), nil
 	}
-	return path.Join(path.Dir(copyPrefix), slices.Max(made)), nil
+	found, err := r.Stat(ctx, made...)
+	if err != nil {
+		return "", err
+	}
+	return slices.MaxFunc(found, func(a, b host.File) int { return a.ModTime.Compare(b.ModTime) }).Path, nil
 }
 
 const partialCopy = ".partial"
@@ -101,7 +114,11 @@ func (a Recover) alone(ctx context.Context, r host.Reader) bool {
 
 // Check finds nothing to do where the member is alone, and would start as ever.
 func (a Recover) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
-	found, err := r.Stat(ctx, forceFile, a.Copy)
+	paths := []string{forceFile}
+	if a.Copy != "" {
+		paths = append(paths, a.Copy)
+	}
+	found, err := r.Stat(ctx, paths...)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +126,7 @@ func (a Recover) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 		return nil, nil
 	}
 	var diff plan.Diff
-	if !found[1].Exists {
+	if a.Copy != "" && !found[1].Exists {
 		diff = append(diff, plan.Change{Verb: plan.Create, Kind: plan.ObjectFile, Object: a.Copy, Detail: "copy of " + DataDir,
 			After:  &plan.State{Mode: "drwx------", Later: true},
 			Brings: plan.Objects(plan.ObjectFile, a.Copy+partialCopy)})
@@ -154,6 +171,9 @@ func (a Recover) Apply(ctx context.Context, h host.Host) error {
 
 // keep makes the copy, unless an earlier run did.
 func (a Recover) keep(ctx context.Context, h host.Host) error {
+	if a.Copy == "" {
+		return nil
+	}
 	found, err := h.Stat(ctx, a.Copy)
 	if err != nil || found[0].Exists {
 		return err

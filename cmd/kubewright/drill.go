@@ -59,8 +59,8 @@ func (a *app) drillCommand() *cobra.Command {
 		Args:      cobra.MatchAll(cobra.RangeArgs(1, 2), func(c *cobra.Command, args []string) error { return cobra.OnlyValidArgs(c, args[:1]) }),
 		ValidArgs: kinds,
 		RunE: func(c *cobra.Command, args []string) error {
-			if (f.off == "") != (f.on == "") {
-				return usage(c, errors.New("--power-off and --power-on belong together"))
+			if f.off != "" && f.on == "" {
+				return usage(c, errors.New("--power-off wants --power-on: the host would stay off"))
 			}
 			if f.Writers < 1 || f.Readers < 1 {
 				return usage(c, errors.New("without writers and readers there is nothing to count"))
@@ -86,8 +86,8 @@ func (a *app) drillCommand() *cobra.Command {
 	flags.IntVar(&f.Writers, "writers", 2, "how many clients write, ten times a second each")
 	flags.IntVar(&f.Readers, "readers", 2, "how many clients read, ten times a second each")
 	flags.Int64Var(&f.MaxFill, "max-fill", defaultFill, "bytes that fill-disk may write at most")
-	flags.StringVar(&f.off, "power-off", "", "command on this machine that takes the host's power; its words are split at blanks, {host} is the host's name")
-	flags.StringVar(&f.on, "power-on", "", "command on this machine that gives it back after --duration")
+	flags.StringVar(&f.off, "power-off", "", "command on this machine that takes the host's power (default: the host resets itself); its words are split at blanks, {host} is the host's name")
+	flags.StringVar(&f.on, "power-on", "", "command on this machine that gives it back after --duration (default: it boots by itself)")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask")
 	return c
 }
