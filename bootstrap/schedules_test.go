@@ -175,6 +175,7 @@ func TestEveryPoint(t *testing.T) {
 		"remove-worker": {verbs: []verb{initThree, removeNode}, square: true},
 		"remove-dead":   {verbs: []verb{initThree, removeDead}},
 		"join-first":    {verbs: []verb{initThree, removeFirst, joinFirst}, square: true},
+		"change-three":  {verbs: []verb{initThree, initChanged}, square: true},
 		"reset-three":   {verbs: []verb{initThree, resetThree}, square: true},
 	} {
 		verbs := c.verbs
@@ -228,7 +229,7 @@ func schedule(seed uint64) []stage {
 	stories := [][]verb{
 		{initAll}, {initOne, joinTwo}, {initAll, resetWorker}, {initAll, resetAll}, {initOne, joinTwo, resetAll},
 		{initAll, resetWorker, joinWorker}, {initAll, resetAll, initAll},
-		{initThree}, {initThree, initOther}, {initOne, joinMembers}, {initOne, joinMembers, resetThree}, {initThree, resetThree},
+		{initThree}, {initThree, initOther}, {initThree, initChanged}, {initOne, joinMembers}, {initOne, joinMembers, resetThree}, {initThree, resetThree},
 		{initThree, resetThree, initThree}, {initThree, removeFirst, joinFirst}, {initThree, removeOther}, {initThree, removeNode},
 		{initThree, removeDead}, {initThree, removeDead, resetSecond},
 	}
