@@ -227,7 +227,7 @@ func (w *world) watch() {
 func (w *world) keep(before []*raft, operation string) {
 	now := w.quorate()
 	for _, q := range before {
-		if !slices.Contains(now, q) && !w.destroys && !w.struck && (len(q.voters()) > 2 || !strings.HasPrefix(operation, "restart ")) {
+		if !slices.Contains(now, q) && !w.destroys && !w.struck && (len(q.voters()) > 2 || !strings.Contains(operation, " restart ")) {
 			w.broke("etcd lost its quorum by %q: %d of %d voters run", operation, q.up(), len(q.voters()))
 		}
 	}
