@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/kubewright/kubewright/bootstrap/backup/scheduled"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
@@ -42,6 +43,7 @@ func hostChecks() []hostCheck {
 	return []hostCheck{
 		{"units", checkUnits},
 		{"etcd", checkEtcd},
+		{"scheduled backups", checkBackups},
 		{"certificates", checkCertificates},
 		{"disk space", checkDisks},
 		{"swap", checkSwap},
@@ -55,6 +57,35 @@ func hostChecks() []hostCheck {
 func checkUnits(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
 	return diagnose.Units(ctx, p, p.clock.now(), Units(spec.Role(p.claim.Role))...)
 }
+
+// checkBackups looks whether backups that were wished for are made. Of a host that makes
+// none there is nothing to say.
+func checkBackups(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	units, err := p.Units(ctx, scheduled.Timer, scheduled.Unit)
+	if err != nil {
+		return nil, err
+	}
+	timer, service := units[0], units[1]
+	f := finding.Finding{Code: finding.BackupFailed, Severity: finding.Error, Object: scheduled.Unit}
+	switch {
+	case timer.Load == "not-found":
+		return nil, nil
+	case timer.Active != "active":
+		f.Object, f.Message = scheduled.Timer, fmt.Sprintf("no backups are made: %s is %s", scheduled.Timer, timer.Active)
+		return finding.Report{f}, nil
+	case service.Active != "failed":
+		return nil, nil
+	}
+	f.Message = "the last scheduled backup failed"
+	if f.Log, err = diagnose.Journal(ctx, p, scheduled.Unit); err != nil {
+		f.Message += "; its journal could not be read"
+	}
+	f.Log = f.Log[max(0, len(f.Log)-backupLog):]
+	return finding.Report{f}, nil
+}
+
+// backupLog is how many lines of a failed backup are shown: it says why in one.
+const backupLog = 3
 
 // fillingQuota is the part of its quota, in percent, from which etcd's database is told.
 const fillingQuota = 80

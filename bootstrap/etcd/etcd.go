@@ -77,6 +77,8 @@ func Service(in Inputs) systemd.Service {
 			"NoNewPrivileges": "yes",
 			// Nothing but a reset makes it a member again.
 			"RestartPreventExitStatus": fencedStatus,
+			// The program that starts it is etcd-fence, and logs would be called after that.
+			"SyslogIdentifier": "etcd",
 		},
 		Brings: plan.Objects(plan.ObjectFile, DataDir),
 	}

@@ -6,6 +6,7 @@ const (
 	APIServerNotReady      Code = "apiserver-not-ready"
 	APIUnreachable         Code = "api-unreachable"
 	APIUnreachableFromNode Code = "api-unreachable-from-node"
+	BackupFailed           Code = "backup-failed"
 	BundleMismatch         Code = "bundle-mismatch"
 	CertificateExpired     Code = "certificate-expired"
 	CertificateExpiring    Code = "certificate-expiring"
@@ -120,6 +121,10 @@ func healthCodes() []Explanation {
 			[]string{"something writes very many objects or events", "the database was never defragmented"},
 			[]string{"kubewright etcd defrag --disarm",
 				"raise quota-backend-bytes in extraArgs of etcd"}},
+		{BackupFailed, "scheduled backups are not made",
+			"The cluster file asks for backups, and the last one failed, or the timer does not run. Older backups are still there: they are removed only when a new one is proven.",
+			[]string{"the disk of the backups' folder is full", "etcd or the API server did not answer at that time"},
+			[]string{"read why on the host: journalctl -u kubewright-backup.service -n 20 --no-pager", "then try: systemctl start kubewright-backup.service"}},
 		{EtcdFenced, "a member of etcd that was taken out does not start again",
 			"The host has the data of a member that its cluster has taken out for ever, or of another cluster than the other control-plane hosts'. With them it could become a second cluster, so etcd does not start on it. The data stay where they are.",
 			[]string{"the member was removed while its host was off", "the cluster was recovered or restored without this host"},

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"filippo.io/age"
@@ -30,6 +31,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/backup"
 	"github.com/kubewright/kubewright/bootstrap/backup/census"
 	"github.com/kubewright/kubewright/bootstrap/bundle"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/pki"
 )
@@ -130,6 +132,9 @@ func read(in Inputs, snapshot string) (*backup.Backup, error) {
 		return nil, err
 	}
 	b, err := backup.Read(in.File, f, in.Keys...)
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fault.New(fault.DiskFull, "name a folder with room for twice the data with --scratch; it is removed afterwards", "%w", err)
+	}
 	return b, errors.Join(err, f.Close())
 }
 

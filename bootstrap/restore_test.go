@@ -1,0 +1,132 @@
+package bootstrap
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kubewright/kubewright/bootstrap/backup"
+	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/foresee"
+	"github.com/kubewright/kubewright/bootstrap/journal"
+	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/pki"
+)
+
+type noSnapshot struct{}
+
+func (noSnapshot) WriteSnapshot(context.Context, io.Writer) error { return nil }
+
+var _ etcd.Source = noSnapshot{}
+
+// lostCluster is a backup of a cluster with control-plane node old and worker h3.
+func lostCluster() *backup.Backup {
+	b := &backup.Backup{
+		Manifest: backup.Manifest{Cluster: "sim", ClusterID: "a-cluster", Nodes: []backup.Node{
+			{Name: "old", Host: "old", Address: "192.0.2.9", ControlPlane: true}, {Name: "h3", Host: "h3", Address: "198.18.0.13"}}},
+		Spec: []byte("apiVersion: kubewright.dev/v1alpha1\nkind: Cluster\nname: sim\nhosts:\n- {name: old}\n- {name: h3, labels: {disk: ssd}}\n" +
+			"apiServer:\n  extraArgs: {encryption-provider-config: /etc/kubernetes/enc.yaml}\n"),
+		Files:    map[string][]byte{"/etc/kubernetes/enc.yaml": []byte("keys")},
+		Snapshot: backup.Entry{Name: "etcd.db", SHA256: "abc"},
+	}
+	for _, name := range pki.CommonFiles() {
+		b.Files[certs.Dir+"/"+name] = []byte(name)
+	}
+	return b
+}
+
+func TestRestoredWish(t *testing.T) {
+	r := NewRestore(lostCluster(), noSnapshot{})
+	wish, err := r.Wish([]string{"new1", "new2"}, r.Workers())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, h := range wish.Hosts {
+		got = append(got, fmt.Sprint(h.Name, h.Role, h.Labels))
+	}
+	if want := []string{"new1control-planemap[]", "new2control-planemap[]", "h3workermap[disk:ssd]"}; !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+	other := *wish
+	other.Network.DNSDomain = "other.local"
+	if err := r.Changeable(&other); fault.CodeOf(err) != fault.SpecInvalid {
+		t.Errorf("another domain: %v", err)
+	}
+	if err := r.Complete(); err != nil {
+		t.Error(err)
+	}
+	delete(r.Backup.Files, certs.Dir+"/sa.key")
+	if err := r.Complete(); fault.CodeOf(err) != fault.BackupRefused || !strings.Contains(err.Error(), "sa.key") {
+		t.Errorf("without a key: %v", err)
+	}
+}
+
+// The plan of a restore: data and keys before etcd and API servers start, the old nodes gone,
+// and no node learns where the API is before the cluster says where it is now.
+func TestRestorePlan(t *testing.T) {
+	b := testBundle(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, b, t.TempDir())
+		r := NewRestore(lostCluster(), noSnapshot{})
+		wish, err := r.Wish([]string{"h1", "h2"}, []string{"h3"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		targets, err := Connect(t.Context(), wish.Hosts, w.dial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range targets {
+			targets[i].Host = foresee.New(targets[i].Host)
+		}
+		common, err := pki.NewBundle(pki.Inputs{Node: "old", Address: targets[0].Reached, DNSDomain: "cluster.local"}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range common.Files() {
+			r.Backup.Files[certs.Dir+"/"+f.Name] = f.Content
+		}
+		lanes, _, err := PlanInit(Init{Cluster: wish, ID: "a-cluster", Targets: FounderFirst(targets), Bundle: b, Run: journal.Run{},
+			Kubeconfig: w.kubeconfig, From: r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, err := plan.Preview(t.Context(), lanes...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := func(lane string, names ...string) {
+			t.Helper()
+			at := -1
+			for _, name := range names {
+				i := slices.IndexFunc(steps, func(s plan.Foreseen) bool { return s.Lane == lane && s.Step == name })
+				if i < 0 || i < at {
+					t.Errorf("%s: %s is missing, or before %v", lane, name, names)
+				}
+				at = i
+			}
+		}
+		in("h1", "pki/write", "apiserver/write-encryption", "etcd/restore", "etcd/configure", "controlplane/start", "apilb/seed")
+		in("h2", "apiserver/write-encryption", "etcd/start", "controlplane/start")
+		in("cluster", "apiserver/wait-ready", "backup/count", "node/forget", "cluster/apply-objects", "node/wait-ready")
+		for _, s := range steps {
+			if s.Step == "etcd/restore" && s.Lane != "h1" {
+				t.Errorf("%s gets the data, too", s.Lane)
+			}
+			if s.Step == "apiserver/write-encryption" && s.Lane == "h3" {
+				t.Error("a worker gets the keys")
+			}
+		}
+		if lost := r.lost(nil); !slices.Equal(lost, []string{"old"}) {
+			t.Errorf("lost: %v", lost)
+		}
+	})
+}
