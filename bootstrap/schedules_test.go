@@ -19,7 +19,7 @@ import (
 var (
 	seedFlag      = flag.Uint64("seed", 0, "try the schedule of this seed alone (TestSchedules)")
 	schedulesFlag = flag.Int("schedules", 100, "how many schedules are tried (TestSchedules)")
-	pointsFlag    = flag.Int("points", 40, "how many interruptions of each verb are tried; 0: each before, in and after each operation (TestEveryPoint)")
+	pointsFlag    = flag.Int("points", 16, "how many interruptions of each verb are tried; 0: each before, in and after each operation (TestEveryPoint)")
 	pointFlag     = flag.String("point", "", `try this interruption alone, as "kill in 17" (TestEveryPoint)`)
 )
 
