@@ -212,7 +212,7 @@ func stopUnits(ctx context.Context, h host.Host, all []difference) error {
 			continue
 		}
 		plan.Report(ctx, "stopping "+d.was.Name)
-		if path.Ext(d.was.Name) == ".service" { // a timer has no processes
+		if path.Ext(d.was.Name) != ".timer" { // which has no processes: systemd refuses
 			kill := []string{"systemctl", "kill", "--kill-whom=all", "--signal=KILL", d.was.Name}
 			if _, err := h.Run(ctx, host.Command{Argv: kill}); err != nil {
 				state, again := h.Units(ctx, d.was.Name)
