@@ -235,8 +235,11 @@ func (w *world) keep(before []*raft, operation string) {
 
 // broke notes that what must always hold does not.
 func (w *world) broke(format string, args ...any) {
-	w.broken = append(w.broken, fmt.Sprintf(format, args...))
-	w.log = append(w.log, "!!!! "+w.broken[len(w.broken)-1])
+	what := fmt.Sprintf(format, args...)
+	if !slices.Contains(w.broken, what) {
+		w.broken = append(w.broken, what)
+		w.log = append(w.log, "!!!! "+what)
+	}
 }
 
 // api is the content of the API as a machine's API server serves it, nil if that serves nothing. The lock is held.

@@ -80,7 +80,7 @@ func TestHostDies(t *testing.T) {
 
 // TestDiskFills leaves no room on one of three members' disks.
 func TestDiskFills(t *testing.T) {
-	e := newEnv(t, lab.Options{Name: "drillfill", Hosts: 3, Trouble: lab.Trouble{EtcdDisk: 300}})
+	e := newEnv(t, lab.Options{Name: "drillfill", Hosts: 3, Trouble: lab.Trouble{EtcdDisk: 600}})
 	spec := e.drillSpec(t, 3, nil)
 	e.must(t, "init", "-f", spec)
 	if r := e.kubewright(t, "drill", "fill-disk", e.host(1)); r.exit == 0 || !strings.Contains(r.stderr, "mounted elsewhere too") {

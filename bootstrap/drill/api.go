@@ -22,7 +22,7 @@ const Namespace = "kubewright-drill"
 
 // perObject is how many records of a writer are in one ConfigMap: each write sends one, but
 // etcd stores the whole object again.
-const perObject = 100
+const perObject = 20
 
 // configMaps is a Store in the API: a record is a key of a ConfigMap.
 type configMaps struct {

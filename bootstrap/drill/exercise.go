@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -192,12 +191,17 @@ func (e *exercise) mend(ctx context.Context, r *Result) {
 	}
 }
 
-// untilWell looks until all is well, and tells whenever it sees something else. What it returns
-// is not well still when ctx ends.
+// tellEvery is how often it is told what is not well, if it is something else.
+const tellEvery = 5 * time.Second
+
+// untilWell looks until all is well, and tells now and then what is not. What it returns is not
+// well still when ctx ends.
 func untilWell(ctx context.Context, w Watch, tell func(string)) []string {
 	tick := time.NewTicker(lookPoll)
 	defer tick.Stop()
 	seen := []string{"nobody looked yet"}
+	var told string
+	var at time.Time
 	for {
 		troubles := w.Look(ctx)
 		if ctx.Err() != nil {
@@ -206,10 +210,11 @@ func untilWell(ctx context.Context, w Watch, tell func(string)) []string {
 		if len(troubles) == 0 {
 			return nil
 		}
-		if !slices.Equal(troubles, seen) {
-			tell(strings.Join(troubles, "; "))
-		}
 		seen = troubles
+		if now := strings.Join(seen, "; "); now != told && time.Since(at) >= tellEvery {
+			told, at = now, time.Now()
+			tell(now)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -230,6 +230,10 @@ func (f Fill) fill(ctx context.Context, v Victim, h host.Host, free int64) error
 func (Fill) End(ctx context.Context, v Victim) error { return dispel(ctx, v) }
 func (Fill) Nature() Nature                          { return Nature{Lasts: true} }
 
+// fillLeast is the room that etcd may need afterwards: to mend a log whose end was not written it
+// copies a segment of 64 MB, and makes two new ones.
+const fillLeast = 256 << 20
+
 // fillable are the kinds of file system that have room of their own.
 func fillable() []string { return []string{"ext2", "ext3", "ext4", "xfs", "f2fs", "tmpfs"} }
 
@@ -242,7 +246,7 @@ func (f Fill) fit(ctx context.Context, h host.Host) error {
 // room is how many bytes have to be written until the disk is full, if that is safe.
 func (f Fill) room(ctx context.Context, h host.Host) (int64, error) {
 	refuse := func(format string, args ...any) error {
-		return fault.New(fault.HostUnsuitable, "give "+etcd.DataDir+" a small file system of its own, or practise another fault", format, args...)
+		return fault.New(fault.HostUnsuitable, "give "+etcd.DataDir+" a file system of its own with room, or practise another fault", format, args...)
 	}
 	table, err := h.ReadFile(ctx, host.MountTable)
 	if err != nil {
@@ -265,6 +269,9 @@ func (f Fill) room(ctx context.Context, h host.Host) (int64, error) {
 		return 0, refuse("%s is %s: what shares its room cannot be told", etcd.DataDir, own.Kind)
 	}
 	free, err := roomOf(ctx, h)
+	if err == nil && free < fillLeast {
+		return 0, refuse("%s has %d bytes free, less than etcd may need to start again afterwards (%d)", etcd.DataDir, free, fillLeast)
+	}
 	if err == nil && free > f.Most {
 		return 0, fault.New(fault.HostUnsuitable, "allow more with --max-fill", "%s has %d bytes free, more than may be filled (%d)", etcd.DataDir, free, f.Most)
 	}

@@ -82,13 +82,13 @@ func free(blocks string) hosttest.Answer {
 }
 
 func TestFill(t *testing.T) {
-	v := newSimVictim(t).scripted(free("25600"))
+	v := newSimVictim(t).scripted(free("102400"))
 	v.Put(host.MountTable, ownDisk, 0o444)
 	f := Fill{Most: 1 << 30, For: 20 * time.Second}
 	v.Script(
 		hosttest.Answer{Argv: []string{
 			"systemd-run", "--quiet", "--collect", "--unit=kubewright-drill.service", "--description=kubewright drill: a fault that ends by itself",
-			`--property=ExecStartPre=/usr/bin/env "fallocate" "--length" "98304000" "/var/lib/etcd/kubewright-drill.fill"`,
+			`--property=ExecStartPre=/usr/bin/env "fallocate" "--length" "393216000" "/var/lib/etcd/kubewright-drill.fill"`,
 			`--property=ExecStopPost=-/usr/bin/env "rm" "-f" "/var/lib/etcd/kubewright-drill.fill"`,
 			"--property=StandardInput=file:/var/lib/etcd/kubewright-drill.fill",
 			"--", "sleep", "30",
@@ -115,6 +115,7 @@ func TestFillRefuses(t *testing.T) {
 		{"the one on top counts", ownDisk + "31 30 8:3 /data " + etcd.DataDir + " rw - ext4 /dev/sdc rw\n", "10", "mounted elsewhere too"},
 		{"mounted twice", ownDisk + "31 22 8:2 / /srv rw - ext4 /dev/sdb rw\n", "10", "mounted elsewhere too"},
 		{"a file system of unknown room", strings.Replace(ownDisk, "ext4 /dev/sdb", "fuse.disk disk", 1), "10", "is fuse.disk"},
+		{"too small", ownDisk, "65535", "less than etcd may need"},
 		{"too large", ownDisk, "262145", "more than may be filled"},
 	} {
 		v := newSimVictim(t).scripted(free(c.blocks))

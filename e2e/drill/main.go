@@ -58,7 +58,7 @@ func measure(ctx context.Context, program string, runs int, kinds []drill.Kind) 
 	figures := map[drill.Kind][]drill.Result{}
 	for _, on := range []ground{
 		{lab.Options{Name: labName, Hosts: controlPlane + workers}, []drill.Kind{drill.Killed, drill.Partitioned, drill.PoweredOff}},
-		{lab.Options{Name: fullLab, Hosts: controlPlane, Trouble: lab.Trouble{EtcdDisk: 300}}, []drill.Kind{drill.Filled}},
+		{lab.Options{Name: fullLab, Hosts: controlPlane, Trouble: lab.Trouble{EtcdDisk: 600}}, []drill.Kind{drill.Filled}},
 	} {
 		on.kinds = slices.DeleteFunc(on.kinds, func(k drill.Kind) bool { return !slices.Contains(kinds, k) })
 		if len(on.kinds) == 0 {
