@@ -47,7 +47,7 @@ endef
 build: packages $(KUBEWRIGHT) $(BUNDLE) ## build the command and the bundle
 
 SOURCES := $(shell find bootstrap cmd pki addons templates lab -name '*.go' -not -name '*_test.go' -o -name '*.tmpl') go.mod go.sum versions.go
-COMPONENTS := $(shell find cmd/kube cmd/pause cmd/probe cmd/unbundle bootstrap/bundle bootstrap/probe bootstrap/version -name '*.go' -not -name '*_test.go') go.mod go.sum
+COMPONENTS := $(shell find cmd/kube cmd/pause cmd/probe cmd/unbundle bootstrap/backup bootstrap/bundle bootstrap/cluster bootstrap/etcd bootstrap/kubeconfig bootstrap/probe bootstrap/version -name '*.go' -not -name '*_test.go') go.mod go.sum
 
 $(KUBEWRIGHT): $(SOURCES)
 	go build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(BUNDLE_VERSION)" -o $@ ./cmd/kubewright
@@ -96,7 +96,7 @@ test: build browser lint unit interruptions ## unit tests, lint, every interrupt
 	go test -count=1 -timeout 60m -v ./e2e
 
 .PHONY: interruptions
-interruptions: ## init, join and reset broken off at every operation, and in 2000 random stories, on the simulated cluster
+interruptions: ## init, join, remove and reset broken off at every operation, and in 2000 random stories, on the simulated cluster
 	go test -count=1 -timeout 60m -v -run 'TestEveryPoint|TestSchedules$$' ./bootstrap -points 0 -schedules 2000
 
 .PHONY: reliability

@@ -43,6 +43,7 @@ type Inputs struct {
 	Backend      string       // of the overlay: vxlan or host-gw
 	DNSIP        netip.Addr   // address of the DNS service, in the service range
 	DNSDomain    string       // of services, without a trailing dot
+	DNSReplicas  int          // servers of names, each on a host of its own
 	UpstreamDNS  []string     // resolvers for names outside the cluster; none on air-gapped hosts
 	AdminGroup   string       // may do everything
 	KubeletUser  string       // the API server's name towards kubelets

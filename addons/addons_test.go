@@ -32,6 +32,7 @@ func inputs() addons.Inputs {
 		Backend:      "vxlan",
 		DNSIP:        netip.MustParseAddr("10.96.0.10"),
 		DNSDomain:    "cluster.local",
+		DNSReplicas:  1,
 		AdminGroup:   "kubewright:cluster-admins",
 		KubeletUser:  "kube-apiserver-kubelet-client",
 		JoiningGroup: "system:bootstrappers:kubewright:default-node-token",
@@ -43,6 +44,7 @@ func inputs() addons.Inputs {
 func variants() map[string]addons.Inputs {
 	upstream := inputs()
 	upstream.UpstreamDNS = []string{"192.0.2.53", "192.0.2.54"}
+	upstream.DNSReplicas = 2
 	upstream.Backend = "host-gw"
 	upstream.Server = "https://192.0.2.10:443"
 	return map[string]addons.Inputs{"isolated": inputs(), "upstream": upstream}

@@ -92,6 +92,8 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 	steps = append(steps, joinSteps(c, workers)...)
 	steps = append(steps, servingSteps(members)...)
 	steps = append(steps, nodeSteps(c, nodes)...)
+	steps = append(steps, clusterStep{Name: "coredns/scale", Doc: "names of services from a second host, as there is one now",
+		Do: cluster.Scale{Namespace: "kube-system", Deployment: "coredns", AtLeast: dnsReplicas(len(c.Hosts))}})
 	client := in.Connect.connect(c.access, nodes[0].Host.Dial)
 	return append(lanes, plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...)), nil
 }

@@ -23,8 +23,8 @@ type member struct {
 	promoted *plan.Value[bool]   // it has caught up, and a vote
 	serving  *plan.Value[bool]   // its API server runs as it should
 	// turn is what a member that runs waits for before it is restarted: where all restart
-	// at once, nobody is served. nil: it does not run.
-	turn plan.Cell
+	// at once, nobody is served. None: it does not run, or has no vote.
+	turn []plan.Cell
 }
 
 // newMembers are the control-plane hosts among nodes, besides the first one.
@@ -46,12 +46,19 @@ func newMembers(nodes []Node) []member {
 }
 
 // inTurn has the members of a cluster that serves restart one after the other, if they have
-// to at all: first is the first control-plane host's turn to be over. A member that does not run is
-// not waited for, and does not wait: it may be what is missing to a quorum.
+// to at all: first is the first control-plane host's turn to be over. A member that does not run does not
+// wait: it may be what is missing to a quorum, and the others do not restart before it is back. One that has
+// no vote yet does not wait, either: others may have to wait until it has got it.
 func inTurn(members []member, first plan.Cell) {
+	turn := []plan.Cell{first}
+	for _, m := range members {
+		if m.EtcdData && !m.EtcdRuns {
+			turn = append(turn, m.serving)
+		}
+	}
 	for i := range members {
-		if members[i].EtcdRuns {
-			members[i].turn, first = first, members[i].serving
+		if members[i].EtcdRuns && members[i].HasAPI {
+			members[i].turn, turn = turn, []plan.Cell{members[i].serving}
 		}
 	}
 }
@@ -64,10 +71,6 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 	agent, proxy := c.kubelet(n, spec.ControlPlaneRole), c.kubeproxy(n)
 	certificates := c.certificates(n)
 	certificates.Common = c.common
-	let := []plan.Cell{m.cluster}
-	if m.turn != nil {
-		let = append(let, m.turn)
-	}
 	steps := slices.Concat(before, hostSteps(c, n, spec.ControlPlaneRole), runtimeSteps(c, n))
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),
@@ -78,7 +81,8 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 		steps = append(steps, c.from.keySteps()...)
 	}
 	steps = append(steps,
-		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: let, Do: etcd.Start{Cluster: m.cluster}},
+		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: append(m.turn, m.cluster),
+			Do: etcd.Start{Cluster: m.cluster}},
 		hostStep{Name: "etcd/start", Doc: "etcd, without a vote at first", Sets: []plan.Cell{m.started},
 			Do: hostTold{systemd.Run{Services: []systemd.Service{etcd.Service(c.etcd(n))}}, m.started}},
 		// A member without a vote answers no API server.

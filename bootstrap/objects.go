@@ -21,7 +21,7 @@ func clusterObjects(c *shared) ([]*unstructured.Unstructured, error) {
 		BinDir:     install.BinDir,
 		Server:     apilb.Server(),
 		PodCIDR:    c.Network.PodCIDR, Backend: string(c.Network.Backend),
-		DNSIP: c.Network.DNSIP(), DNSDomain: c.Network.DNSDomain, UpstreamDNS: c.upstreamDNS,
+		DNSIP: c.Network.DNSIP(), DNSDomain: c.Network.DNSDomain, DNSReplicas: dnsReplicas(len(c.Hosts) + len(c.hosts)), UpstreamDNS: c.upstreamDNS,
 		AdminGroup: pki.AdminGroup, KubeletUser: pki.KubeletClientUser, JoiningGroup: cluster.BootstrapGroup,
 		RemovedNodes: cluster.RemovedNodes,
 	}
@@ -39,6 +39,9 @@ func clusterObjects(c *shared) ([]*unstructured.Unstructured, error) {
 	record, err := recordObjects(c)
 	return append(objects, record...), err
 }
+
+// dnsReplicas are the servers of names in a cluster of some hosts. Each has a host of its own.
+func dnsReplicas(hosts int) int { return min(hosts, 2) }
 
 // recordObjects are what the cluster knows about itself: its record for the installer,
 // and its control-plane hosts for its nodes.

@@ -109,8 +109,10 @@ func (r *Restore) clusterSteps(c *shared, nodes []Node) []clusterStep {
 		steps = append(steps, clusterStep{Name: "backup/count", Doc: "count what was restored, as of the backup", Wait: true,
 			Sets: []plan.Cell{r.Counted}, Do: recount{restore: r, via: first, access: c.access}})
 	}
-	return append(steps, clusterStep{Name: "node/forget", Doc: "the nodes of the control-plane hosts that are no more",
-		Do: cluster.Remove{Nodes: r.lost(nodes), By: c.run.By}})
+	lost := r.lost(nodes)
+	return append(steps,
+		clusterStep{Name: "node/bury-pods", Doc: "the pods of control-plane hosts that are no more", Do: cluster.DeadPods{Nodes: lost}},
+		clusterStep{Name: "node/forget", Doc: "their nodes", Do: cluster.Remove{Nodes: lost, By: c.run.By}})
 }
 
 // lost are the nodes of the control-plane hosts that are not among nodes.

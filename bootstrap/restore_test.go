@@ -116,7 +116,7 @@ func TestRestorePlan(t *testing.T) {
 		}
 		in("h1", "pki/write", "apiserver/write-encryption", "etcd/restore", "etcd/configure", "controlplane/start", "apilb/seed")
 		in("h2", "apiserver/write-encryption", "etcd/start", "controlplane/start")
-		in("cluster", "apiserver/wait-ready", "backup/count", "node/forget", "cluster/apply-objects", "node/wait-ready")
+		in("cluster", "apiserver/wait-ready", "backup/count", "node/bury-pods", "node/forget", "cluster/apply-objects", "node/wait-ready")
 		for _, s := range steps {
 			if s.Step == "etcd/restore" && s.Lane != "h1" {
 				t.Errorf("%s gets the data, too", s.Lane)

@@ -19,7 +19,7 @@ import (
 var (
 	seedFlag      = flag.Uint64("seed", 0, "try the schedule of this seed alone (TestSchedules)")
 	schedulesFlag = flag.Int("schedules", 100, "how many schedules are tried (TestSchedules)")
-	pointsFlag    = flag.Int("points", 40, "how many interruptions of each verb are tried; 0: each before, in and after each operation (TestEveryPoint)")
+	pointsFlag    = flag.Int("points", 16, "how many interruptions of each verb are tried; 0: each before, in and after each operation (TestEveryPoint)")
 	pointFlag     = flag.String("point", "", `try this interruption alone, as "kill in 17" (TestEveryPoint)`)
 )
 
@@ -175,6 +175,7 @@ func TestEveryPoint(t *testing.T) {
 		"remove-worker": {verbs: []verb{initThree, removeNode}, square: true},
 		"remove-dead":   {verbs: []verb{initThree, removeDead}},
 		"join-first":    {verbs: []verb{initThree, removeFirst, joinFirst}, square: true},
+		"change-three":  {verbs: []verb{initThree, initChanged}, square: true},
 		"reset-three":   {verbs: []verb{initThree, resetThree}, square: true},
 	} {
 		verbs := c.verbs
@@ -228,7 +229,7 @@ func schedule(seed uint64) []stage {
 	stories := [][]verb{
 		{initAll}, {initOne, joinTwo}, {initAll, resetWorker}, {initAll, resetAll}, {initOne, joinTwo, resetAll},
 		{initAll, resetWorker, joinWorker}, {initAll, resetAll, initAll},
-		{initThree}, {initThree, initOther}, {initOne, joinMembers}, {initOne, joinMembers, resetThree}, {initThree, resetThree},
+		{initThree}, {initThree, initOther}, {initThree, initChanged}, {initOne, joinMembers}, {initOne, joinMembers, resetThree}, {initThree, resetThree},
 		{initThree, resetThree, initThree}, {initThree, removeFirst, joinFirst}, {initThree, removeOther}, {initThree, removeNode},
 		{initThree, removeDead}, {initThree, removeDead, resetSecond},
 	}

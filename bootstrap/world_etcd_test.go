@@ -40,6 +40,8 @@ const (
 	catchUp = 4
 	// healthInterval is how long etcd wants its voting members to have been connected before it lets another one in.
 	healthInterval = 5 * time.Second
+	// restartTime is how long a member that is restarted is away.
+	restartTime = time.Second
 	// startTimeout is systemd's.
 	startTimeout = 90 * time.Second
 )
@@ -151,7 +153,7 @@ func (w *world) listed(m *machine, initial map[string]string) *raft {
 // or it was taken out. The lock is held.
 func (w *world) member(m *machine) (*raft, *seat) {
 	id, ok := m.Get(etcdID)
-	if !ok || !m.runs(etcd.Unit) {
+	if !ok || !m.runs(etcd.Unit) || time.Since(m.restarted) < restartTime {
 		return nil, nil
 	}
 	id, mine, _ := strings.Cut(id, "/")
@@ -220,11 +222,12 @@ func (w *world) watch() {
 	}
 }
 
-// keep notices a cluster that had a quorum before an operation of ours and has none after it. The lock is held.
+// keep notices a cluster that had a quorum before an operation of ours and has none after it. Fewer than three
+// members lose theirs whenever one is restarted. The lock is held.
 func (w *world) keep(before []*raft, operation string) {
 	now := w.quorate()
 	for _, q := range before {
-		if !slices.Contains(now, q) && !w.destroys {
+		if !slices.Contains(now, q) && !w.destroys && !w.struck && (len(q.voters()) > 2 || !strings.Contains(operation, " restart ")) {
 			w.broke("etcd lost its quorum by %q: %d of %d voters run", operation, q.up(), len(q.voters()))
 		}
 	}
@@ -232,8 +235,11 @@ func (w *world) keep(before []*raft, operation string) {
 
 // broke notes that what must always hold does not.
 func (w *world) broke(format string, args ...any) {
-	w.broken = append(w.broken, fmt.Sprintf(format, args...))
-	w.log = append(w.log, "!!!! "+w.broken[len(w.broken)-1])
+	what := fmt.Sprintf(format, args...)
+	if !slices.Contains(w.broken, what) {
+		w.broken = append(w.broken, what)
+		w.log = append(w.log, "!!!! "+what)
+	}
 }
 
 // api is the content of the API as a machine's API server serves it, nil if that serves nothing. The lock is held.

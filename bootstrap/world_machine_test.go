@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/bundle/unpack"
@@ -29,6 +30,8 @@ type machine struct {
 	bundle  *bundle.Bundle      // what the program that unpacks is sent
 	procs   map[string]*process // by unit
 	boots   int
+	// restarted is when etcd was last: it is not back for restartTime.
+	restarted time.Time
 }
 
 // Where a machine keeps what is no file on a real one.

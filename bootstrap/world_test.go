@@ -26,6 +26,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
@@ -56,6 +57,7 @@ type world struct {
 	stores   map[string]*store // by the id of etcd's cluster
 	rafts    map[string]*raft  // likewise
 	asked    *machine          // whose API server, or etcd, answered last
+	struck   bool              // the run was broken off: steps that had begun come to their end
 	destroys bool              // the run takes the whole control plane down
 	broken   []string          // what must always hold and did not
 	happened map[string]int    // how often an operation has
@@ -147,6 +149,7 @@ type verb struct {
 	hosts    []int  // from 1
 	controls int    // of init, join and apply: so many of the hosts are to be control-plane hosts, the first ones
 	force    bool   // of remove: the hosts have no power, and never get it back while it runs
+	quota    string // of init: an argument of etcd's, which is restarted for it
 }
 
 func (v verb) String() string {
@@ -156,6 +159,9 @@ func (v verb) String() string {
 	}
 	if v.force {
 		text += " --force"
+	}
+	if v.quota != "" {
+		text += ", quota " + v.quota
 	}
 	return text
 }
@@ -177,6 +183,7 @@ var (
 	initAll     = verb{name: "init", hosts: []int{1, 2, 3}, controls: 1} // init -f
 	initThree   = verb{name: "init", hosts: []int{1, 2, 3, 4}, controls: 3}
 	initOther   = verb{name: "init", hosts: []int{3, 1, 2, 4}, controls: 3} // in another order
+	initChanged = verb{name: "init", hosts: []int{1, 2, 3, 4}, controls: 3, quota: "4294967296"}
 	initOne     = verb{name: "init", hosts: []int{1}, controls: 1}
 	joinTwo     = verb{name: "join", hosts: []int{2, 3}}
 	joinMembers = verb{name: "join", hosts: []int{2, 3}, controls: 2}
@@ -212,7 +219,7 @@ func (w *world) do(v verb, see func(host.Host) host.Host, act func(context.Conte
 	w.turnOn()
 	w.settle()
 	w.runs++
-	w.count, w.via, w.destroys = 0, w.machines[v.hosts[0]-1], false
+	w.count, w.via, w.destroys, w.struck = 0, w.machines[v.hosts[0]-1], false, false
 	w.log = append(w.log, fmt.Sprintf("-- %v %v", v, w.plan))
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var life sync.WaitGroup
@@ -370,6 +377,9 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 func (w *world) initLanes(ctx context.Context, v verb, run journal.Run, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	wish := &spec.Cluster{Name: "sim", Hosts: hosts}
 	wish.Default()
+	if v.quota != "" {
+		wish.Etcd.ExtraArgs = map[string]string{"quota-backend-bytes": v.quota}
+	}
 	id := "a-cluster"
 	if i := slices.IndexFunc(targets, func(t Target) bool { return t.Claim != nil }); i >= 0 {
 		id = targets[i].Claim.ClusterID
@@ -580,6 +590,9 @@ func (w *world) due() *cut {
 
 // strike breaks the run off, whose operation is one of m's.
 func (w *world) strike(c cut, m *machine, api bool) {
+	w.mu.Lock()
+	w.struck = true
+	w.mu.Unlock()
 	if c.victim > 0 {
 		m = w.machines[c.victim-1]
 	} else if api && c.kind == unplugged {
@@ -645,6 +658,19 @@ func (l link) Remove(ctx context.Context, paths ...string) error {
 	return l.w.operate(ctx, l.machine, "remove "+strings.Join(paths, " "), false, func() error { return l.machine.Remove(ctx, paths...) })
 }
 
+// Units tells of an etcd that is being restarted: systemd says so until it is back.
+func (l link) Units(ctx context.Context, names ...string) ([]host.Unit, error) {
+	all, err := l.machine.Units(ctx, names...)
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	for i, u := range all {
+		if u.Name == etcd.Unit && u.Active == "active" && time.Since(l.restarted) < restartTime {
+			all[i].Active, all[i].Sub = "activating", "start"
+		}
+	}
+	return all, err
+}
+
 func (l link) Systemd() host.Systemd { return units{l.machine.Systemd(), l} }
 
 // units is systemd as a run sees it.
@@ -670,7 +696,16 @@ func (u units) Start(ctx context.Context, unit string) error {
 }
 
 func (u units) Restart(ctx context.Context, unit string) error {
-	err := u.operate(ctx, "restart "+unit, func() error { return u.Systemd.Restart(ctx, unit) })
+	err := u.operate(ctx, "restart "+unit, func() error {
+		before := u.l.PID(unit)
+		err := u.Systemd.Restart(ctx, unit)
+		u.l.w.mu.Lock()
+		defer u.l.w.mu.Unlock()
+		if unit == etcd.Unit && before != 0 && u.l.PID(unit) != before {
+			u.l.machine.restarted = time.Now()
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -349,6 +349,9 @@ func TestRestore(t *testing.T) {
 		if got := e.kubectl(t, "get", "pod", "before", "-o", "jsonpath={.metadata.uid} {.status.containerStatuses[0].containerID}"); got != started {
 			t.Errorf("the pod was started anew: %q, before %q", got, started)
 		}
+		if got := e.kubectl(t, "get", "pods", "-A", "-o", "jsonpath={.items[*].spec.nodeName}"); strings.Contains(got, old[0]) || strings.Contains(got, old[1]) || strings.Contains(got, old[2]) {
+			t.Errorf("pods are thought to be on %s", got)
+		}
 		e.apply(t, pinned("after", worker))
 		e.kubectl(t, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
 		e.kubectl(t, "delete", "pod", "after", "--timeout=60s")
@@ -383,9 +386,7 @@ func TestRestore(t *testing.T) {
 		}
 	})
 	step("the lost ones are fenced, and take their place again", func(t *testing.T) {
-		if err := e.lab.Start(t.Context(), fresh[1]); err != nil {
-			t.Fatal(err)
-		}
+		e.powerOn(t, fresh[1])
 		eventually(t, time.Minute, "etcd is fenced", func() string {
 			if s := e.exitOn(t, fresh[1], "test", "-e", "/var/lib/etcd/FENCED"); s != 0 {
 				return "there is no fence"

@@ -97,8 +97,10 @@ func Config(a Access, dial DialFunc) *rest.Config {
 		UserAgent: "kubewright",
 	}
 	if len(a.Others) > 0 {
-		cfg.Dial = (&ways{dial: dial, others: a.Others}).Dial
 		cfg.ServerName = anyServer
+		w := &ways{dial: dial, others: a.Others}
+		w.ready = w.readiness(cfg)
+		cfg.Dial = w.Dial
 	}
 	return cfg
 }

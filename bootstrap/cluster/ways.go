@@ -4,47 +4,57 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"sync"
 	"time"
+
+	"k8s.io/client-go/rest"
 )
 
 // anyServer is a name in the certificate of every API server of a cluster.
 const anyServer = "kubernetes"
 
-// wayTime bounds the attempt at one of several API servers.
-const wayTime = 3 * time.Second
+const (
+	// wayTime bounds the attempt at one of several API servers.
+	wayTime = 3 * time.Second
+	// headStart is what the server that was asked for has before the others are asked, too.
+	headStart = time.Second
+)
 
 // ways dials the API server that was asked for, or another one of the same cluster.
 type ways struct {
 	dial   DialFunc // nil: directly
 	others []string // ADDRESS:PORT
+	// ready tells whether the API server at an address is ready to serve: one whose etcd has
+	// no quorum takes connections all the same. nil: one that takes connections will do.
+	ready func(ctx context.Context, address string) bool
 
-	mu   sync.Mutex
-	good string // the one that answered last, "" for the one that is asked for
+	first sync.Once
+	mu    sync.Mutex
+	good  string // the one that answered last, "" for the one that is asked for
 }
 
-// Dial begins with the server that answered last. If none does, the error is of all.
+// Dial begins with a server that was ready at first, or the one that answered last. If none
+// does, the error is of all.
 func (w *ways) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	w.first.Do(func() {
+		if w.ready != nil {
+			w.answers(w.choose(ctx, address))
+		}
+	})
 	w.mu.Lock()
 	good := w.good
 	w.mu.Unlock()
-	var all []string
-	if good != "" {
-		all = append(all, good)
-	}
-	all = append(append(all, address), w.others...)
 	var faults []error
-	tried := map[string]bool{}
-	for _, at := range all {
+	tried := map[string]bool{"": true}
+	for _, at := range append([]string{good, address}, w.others...) {
 		if tried[at] {
 			continue
 		}
 		tried[at] = true
 		conn, err := w.try(ctx, network, at)
 		if err == nil {
-			w.mu.Lock()
-			w.good = at
-			w.mu.Unlock()
+			w.answers(at)
 			return conn, nil
 		}
 		faults = append(faults, err)
@@ -55,6 +65,12 @@ func (w *ways) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return nil, errors.Join(faults...)
 }
 
+func (w *ways) answers(address string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.good = address
+}
+
 func (w *ways) try(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, wayTime)
 	defer cancel()
@@ -62,4 +78,67 @@ func (w *ways) try(ctx context.Context, network, address string) (net.Conn, erro
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
 	return w.dial(ctx, network, address)
+}
+
+// choose returns the first server that says it is ready, "" if none does in time. The one at
+// address has a head start.
+func (w *ways) choose(ctx context.Context, address string) string {
+	ctx, cancel := context.WithTimeout(ctx, headStart+wayTime)
+	defer cancel()
+	answers := make(chan string, len(w.others)+1)
+	asked := 0
+	ask := func(at string) {
+		asked++
+		go func() {
+			if !w.ready(ctx, at) {
+				at = ""
+			}
+			answers <- at
+		}()
+	}
+	ask(address)
+	late := time.After(headStart)
+	for open := true; asked > 0; {
+		select {
+		case at := <-answers:
+			if at != "" {
+				return at
+			}
+			asked--
+		case <-late:
+		}
+		if open {
+			open = false
+			for _, at := range w.others {
+				if at != address {
+					ask(at)
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// readiness asks an API server as cfg says who to be, whatever server that names.
+func (w *ways) readiness(cfg *rest.Config) func(context.Context, string) bool {
+	return func(ctx context.Context, address string) bool {
+		cfg := rest.CopyConfig(cfg)
+		cfg.Host, cfg.Dial, cfg.Timeout = "https://"+address, w.try, wayTime
+		client, err := rest.HTTPClientFor(cfg)
+		if err != nil {
+			return false
+		}
+		defer client.CloseIdleConnections()
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, cfg.Host+"/readyz", nil)
+		if err != nil {
+			return false
+		}
+		answer, err := client.Do(request)
+		if err != nil {
+			return false
+		}
+		answer.Body.Close() //nolint:errcheck // its status says it all
+		// Whoever may not ask hears so from any server: that is told where it matters.
+		return answer.StatusCode == http.StatusOK || answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden
+	}
 }

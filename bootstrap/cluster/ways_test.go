@@ -196,3 +196,50 @@ func TestServingWaits(t *testing.T) {
 		}
 	})
 }
+
+// TestWaysReady prefers a server that is ready to one that only takes connections, and the one
+// that was asked for to the others.
+func TestWaysReady(t *testing.T) {
+	const slow = 2 * headStart
+	for name, c := range map[string]struct {
+		ready map[string]time.Duration // after how long it says so; others never do
+		want  string
+		took  time.Duration
+	}{
+		"the first":                 {ready: map[string]time.Duration{"a:1": headStart / 2, "b:1": 0}, want: "a:1", took: headStart / 2},
+		"the first, without a word": {ready: map[string]time.Duration{"b:1": 0}, want: "b:1", took: headStart},
+		"the quickest of the rest":  {ready: map[string]time.Duration{"b:1": slow, "c:1": slow / 2}, want: "c:1", took: headStart + slow/2},
+		"none":                      {want: "a:1", took: headStart + wayTime},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := &network{answer: []string{"a:1", "b:1", "c:1"}}
+				w := &ways{dial: n.dial, others: []string{"b:1", "c:1"}, ready: func(ctx context.Context, address string) bool {
+					after, ok := c.ready[address]
+					if !ok {
+						<-ctx.Done()
+						return false
+					}
+					select {
+					case <-ctx.Done():
+						return false
+					case <-time.After(after):
+						return true
+					}
+				}}
+				began := time.Now()
+				conn, err := w.Dial(t.Context(), "tcp", "a:1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				conn.Close() //nolint:errcheck // a pipe
+				if took := time.Since(began); took != c.took {
+					t.Errorf("it took %v, want %v", took, c.took)
+				}
+				if diff := cmp.Diff([]string{c.want}, n.dialed); diff != "" {
+					t.Error(diff)
+				}
+			})
+		})
+	}
+}

@@ -138,6 +138,11 @@ func checkMember(m etcd.Member) finding.Report {
 		add(finding.EtcdNoSpace, finding.Error, "etcd member %s: %s", m.Title(), m.Trouble)
 	case slices.Contains(m.Alarms, etcd.Corrupt):
 		add(finding.EtcdDamaged, finding.Error, "etcd member %s: %s", m.Title(), m.Trouble)
+	case m.Learner && !m.Started():
+		report = append(report, finding.Finding{Code: finding.EtcdMemberDown, Severity: finding.Warning, Object: m.Title(),
+			Message: fmt.Sprintf("etcd has let %s in, which has not started: nobody else can join meanwhile", m.Title()),
+			Cause:   "a join --control-plane that goes on, or was broken off",
+			Remedy:  "run the same join again; or, if it is given up: kubewright etcd forget " + m.ID})
 	case m.Learner:
 		add(finding.EtcdMemberDown, finding.Warning, "etcd member %s, which has no vote yet, is not healthy: %s", m.Title(), redact.Text(m.Trouble))
 	default:

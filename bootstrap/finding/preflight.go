@@ -28,6 +28,7 @@ const (
 	PathMTU              Code = "path-mtu"
 	VirtualIPTaken       Code = "virtual-ip-taken"
 	VirtualIPOutside     Code = "virtual-ip-outside"
+	ControlPlanesEven    Code = "control-planes-even"
 	ProbeFailed          Code = "probe-failed"
 	AddressChosen        Code = "address-chosen"
 	MTUChosen            Code = "mtu-chosen"
@@ -140,6 +141,10 @@ func preflightCodes() []Explanation {
 			Meaning: "A host tells its neighbours by ARP that it has the virtual IP. Outside of its networks nobody asks for it.",
 			Causes:  []string{"a mistyped address", "control-plane hosts in several networks"},
 			Remedy:  []string{"Set controlPlaneEndpoint.virtualIP to an unused address of a network that all control-plane hosts are in.", "For hosts in several networks: a load balancer or a DNS name as controlPlaneEndpoint.address."}},
+		{Code: ControlPlanesEven, Title: "an even number of control-plane hosts",
+			Meaning: "etcd needs more than half of its members: with two of them both, with four of them three. The last one makes the cluster no safer, and one more host can fail that stops it.",
+			Causes:  []string{"a cluster on its way to three or five control-plane hosts", "an even number for symmetry"},
+			Remedy:  []string{"kubewright join HOST --control-plane", "Three control-plane hosts survive the loss of one, five the loss of two."}},
 		{Code: ProbeFailed, Title: "the host could not be looked at closely",
 			Meaning: "The throw-away program that tries kernel, disk and network did not run there; everything that it would have found is not known.",
 			Causes:  []string{"every folder for temporary files is mounted noexec", "a security module that lets unknown programs not run"},

@@ -116,6 +116,23 @@ func virtualIP(in Input) finding.Report {
 	return r
 }
 
+// evenControlPlanes notes that the last control-plane host makes the cluster no safer.
+func evenControlPlanes(in Input) finding.Report {
+	all, comes := len(in.Servers), ""
+	for _, h := range in.Hosts {
+		is := func(s netip.AddrPort) bool { return s.Addr() == h.Address }
+		if h.controlPlane() && !slices.ContainsFunc(in.Servers, is) {
+			all, comes = all+1, h.Wish.Name
+		}
+	}
+	if all == 0 || all%2 == 1 || comes == "" {
+		return nil
+	}
+	return finding.Report{{Code: finding.ControlPlanesEven, Severity: finding.Note, Host: comes, Object: strconv.Itoa(all),
+		Message: fmt.Sprintf("%d control-plane hosts survive the loss of %d, as %d do: etcd needs %d of %d", all, all/2-1, all-1, all/2+1, all),
+		Remedy:  "make it an odd number"}}
+}
+
 // older compares a kernel's release, such as 6.1.0-28-amd64; one that is not like that is not old.
 func older(release string, major, minor int) bool {
 	parts := strings.SplitN(release, ".", 3)

@@ -67,6 +67,7 @@ func Run(ctx context.Context, in Input) (Outcome, error) {
 	}
 	out.Report = append(out.Report, duplicates(in.Hosts)...)
 	out.Report = append(out.Report, virtualIP(in)...)
+	out.Report = append(out.Report, evenControlPlanes(in)...)
 
 	looks, err := lookAtAll(ctx, in)
 	defer func() {

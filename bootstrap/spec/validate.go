@@ -6,6 +6,7 @@ import (
 	"math/bits"
 	"net/netip"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -406,6 +407,21 @@ func keyPath(key string) string {
 	return fmt.Sprintf("[%q]", key)
 }
 
+// calendarWord is a word of systemd's calendar expressions: weekdays, a date, a time, a zone.
+var calendarWord = regexp.MustCompile(`^((?i:(mon|tue|wed|thu|fri|sat|sun)[a-z]*([,-]|\.\.|$))+|[0-9*/,.~]+(-[0-9*/,.~]+){1,2}|[0-9*/,.]+(:[0-9*/,.]+){1,2}|UTC|[A-Z][A-Za-z]+/[A-Za-z0-9_/+-]+)$`)
+
+// calendarName is one that stands for a whole expression.
+var calendarName = regexp.MustCompile(`^(minutely|hourly|daily|weekly|monthly|quarterly|semiannually|yearly|annually)( (UTC|[A-Z][A-Za-z]+/[A-Za-z0-9_/+-]+))?$`)
+
+// calendarFault says why a text is no calendar expression of systemd's, as far as its form tells.
+func calendarFault(text string) string {
+	words := strings.Fields(text)
+	if len(words) > 0 && (calendarName.MatchString(text) || !slices.ContainsFunc(words, func(w string) bool { return !calendarWord.MatchString(w) })) {
+		return ""
+	}
+	return "is no time as systemd's OnCalendar has it: write daily, or *-*-* 02:30:00 (systemd-analyze calendar explains one)"
+}
+
 // backup judges the schedule by its form only: systemd on the hosts judges the rest.
 func (v *validator) backup(b Backup) {
 	if b.Schedule == "" {
@@ -414,8 +430,8 @@ func (v *validator) backup(b Backup) {
 		}
 		return
 	}
-	if strings.ContainsFunc(b.Schedule, unicode.IsControl) {
-		v.add("backup.schedule", "%q has line breaks or other control characters", b.Schedule)
+	if fault := calendarFault(b.Schedule); fault != "" {
+		v.add("backup.schedule", "%q %s", b.Schedule, fault)
 	}
 	if b.Keep < 1 {
 		v.add("backup.keep", "%d is too few: at least one backup is kept", b.Keep)

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,10 +20,16 @@ func etcd() { etcdmain.Main(os.Args) }
 
 func etcdctl() { ctlv3.MustStart() }
 
-// etcdFence is etcd as a member runs it: only as long as it is one.
+// etcdFence becomes etcd as a member runs it: only as long as it is one. It is started anew
+// under its own name, by which people look for it.
 func etcdFence() {
-	os.Args = append([]string{"etcd"}, etcdfence.Main()...)
-	etcd()
+	argv := append([]string{"etcd"}, etcdfence.Main()...)
+	self, err := os.Executable()
+	if err == nil {
+		err = syscall.Exec(filepath.Join(filepath.Dir(self), "etcd"), argv, os.Environ())
+	}
+	fmt.Fprintln(os.Stderr, "etcd-fence: start etcd:", err)
+	os.Exit(1)
 }
 
 // etcdutl assembles the command tree of upstream's etcdutl, whose own root is

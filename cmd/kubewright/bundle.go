@@ -130,7 +130,8 @@ func (a *app) bundleVerify() *cobra.Command {
 }
 
 // openBundle opens the bundle that was named, or the one that stands where
-// bundles stand: beside the program, or in ./dist.
+// bundles stand: beside the program, in the folder dist next to the program's (as make
+// leaves them), or in ./dist.
 func (a *app) openBundle(named ...string) (*bundle.Bundle, error) {
 	for _, path := range append(named, a.bundlePath, os.Getenv("KUBEWRIGHT_BUNDLE")) {
 		if path != "" {
@@ -144,7 +145,8 @@ func (a *app) openBundle(named ...string) (*bundle.Bundle, error) {
 	name := bundle.FileName(components.Of(version.KubernetesName), runtime.GOARCH)
 	dirs := []string{"dist", "."}
 	if self, err := os.Executable(); err == nil {
-		dirs = append([]string{filepath.Dir(self)}, dirs...)
+		dir := filepath.Dir(self)
+		dirs = append([]string{dir, filepath.Join(dir, "..", "dist")}, dirs...)
 	}
 	for _, dir := range dirs {
 		path := filepath.Join(dir, name)
@@ -153,7 +155,7 @@ func (a *app) openBundle(named ...string) (*bundle.Bundle, error) {
 		}
 	}
 	return nil, fault.New(fault.BundleRefused, "make one with `kubewright bundle build`, or name it with --bundle",
-		"there is no bundle %s beside the program or in ./dist", name)
+		"there is no bundle %s beside the program, in ../dist from there, or in ./dist", name)
 }
 
 // usableBundle opens a bundle and checks all of it, before any host is touched.

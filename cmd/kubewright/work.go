@@ -16,6 +16,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap"
 	"github.com/kubewright/kubewright/bootstrap/bundle"
+	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/finding"
@@ -206,7 +207,13 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access, connect c
 		return err
 	}
 	for _, t := range w.targets {
-		if t.Claim != nil && t.Claim.Role != string(t.Wish.Role) {
+		switch {
+		case t.Claim == nil || t.Claim.Role == string(t.Wish.Role):
+		case t.Claim.ClusterID == record.ID:
+			name := t.Wish.Name
+			return fault.At(name, claim.Step, fault.New(fault.HostTaken, "take it out first, then join it again: kubewright remove "+name,
+				"it is a %s of this cluster already, and cannot become a %s while it is", t.Claim.Role, t.Wish.Role))
+		default:
 			return t.Claim.Taken(t.Wish.Name)
 		}
 	}
@@ -217,9 +224,13 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access, connect c
 		return fault.New(fault.ClusterMissing, "run the same command again", "the cluster at %s went away while it was looked at", access.Server)
 	}
 	known := w.live.Spec
-	known.Hosts = append(slices.DeleteFunc(known.Hosts, func(h spec.Host) bool {
-		return slices.ContainsFunc(w.Hosts, func(j spec.Host) bool { return j.Name == h.Name })
-	}), w.Hosts...)
+	for _, joins := range w.Hosts {
+		if i := slices.IndexFunc(known.Hosts, func(h spec.Host) bool { return h.Name == joins.Name }); i >= 0 {
+			known.Hosts[i] = joins
+		} else {
+			known.Hosts = append(known.Hosts, joins)
+		}
+	}
 	known.Default()
 	if err := known.Validate(); err != nil {
 		return err
