@@ -120,7 +120,7 @@ func (a *app) drill(ctx context.Context, kinds []drill.Kind, f drillFlags) error
 	var results []*drill.Result
 	for _, f.Kind = range kinds {
 		var result *drill.Result
-		result, summary.Hosts, err = a.practise(ctx, f, show.Notice, cancel)
+		result, summary.Hosts, err = a.practise(ctx, f, show.Notice)
 		if len(kinds) > 1 && fault.CodeOf(err) == fault.HostUnsuitable {
 			show.Notice(fmt.Sprintf("%s is left out: %v", f.Kind, err))
 			err = nil
@@ -148,7 +148,7 @@ func (a *app) drillRenderer() (ui.Renderer, error) {
 
 // practise deals one fault to a cluster whose hosts are all reached and locked for it. It
 // also returns how many they are.
-func (a *app) practise(ctx context.Context, f drillFlags, notice func(string), stop context.CancelCauseFunc) (*drill.Result, int, error) {
+func (a *app) practise(ctx context.Context, f drillFlags, notice func(string)) (*drill.Result, int, error) {
 	_, access, err := kubeconfig.Access(a.kubeconfig, "")
 	if err != nil {
 		return nil, 0, err
@@ -184,6 +184,8 @@ func (a *app) practise(ctx context.Context, f drillFlags, notice func(string), s
 	if err := a.confirmDrill(ground, d, f.yes); err != nil {
 		return nil, len(targets), err
 	}
+	run, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	for name, l := range held {
 		if name == d.Victim.Host {
 			continue // it may well be lost
@@ -192,11 +194,11 @@ func (a *app) practise(ctx context.Context, f drillFlags, notice func(string), s
 			select {
 			case <-l.gone:
 				stop(l.lost())
-			case <-ctx.Done():
+			case <-run.Done():
 			}
 		}()
 	}
-	result, err := d.Run(ctx)
+	result, err := d.Run(run)
 	return result, len(targets), err
 }
 
