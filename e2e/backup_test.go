@@ -204,11 +204,11 @@ func TestBackup(t *testing.T) {
 			if err := os.WriteFile(bad, content, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			refused{26, []string{"it is cut short or altered", "copy it again"}}.check(t, e.kubewright(t, "backup", "verify", bad, "--identity", identity))
+			refused{23, []string{"it is cut short or altered", "copy it again"}}.check(t, e.kubewright(t, "backup", "verify", bad, "--identity", identity))
 		}
 		other := filepath.Join(e.dir, "other.key")
 		e.must(t, "backup", "keygen", other)
-		refused{26, []string{"none of the given keys opens it", "--identity"}}.check(t, e.kubewright(t, "backup", "verify", file, "--identity", other))
+		refused{23, []string{"none of the given keys opens it", "--identity"}}.check(t, e.kubewright(t, "backup", "verify", file, "--identity", other))
 		noPlain(t)
 	})
 	t.Run("on the host, by its timer", func(t *testing.T) {

@@ -45,6 +45,10 @@ type Client struct {
 	// patience is how long one member is waited for.
 	patience time.Duration
 
+	// changing is held for a change of the membership: etcd's raft drops one that arrives while
+	// another is under way, and says nothing until the call has timed out.
+	changing sync.Mutex
+
 	mu    sync.Mutex
 	tls   *tls.Config
 	conns map[string]*conn // by client URL
@@ -417,6 +421,8 @@ func (c *Client) leading(ctx context.Context) (*conn, error) {
 
 // AddLearner is Writer's.
 func (c *Client) AddLearner(ctx context.Context, peerURL string) error {
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	to, err := c.leading(ctx)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, changeTimeout)
@@ -469,6 +475,8 @@ func (c *Client) MoveLeader(ctx context.Context, id string) error {
 }
 
 func (c *Client) change(ctx context.Context, verb, id string, do func(context.Context, *conn, uint64) error) error {
+	c.changing.Lock()
+	defer c.changing.Unlock()
 	n, err := strconv.ParseUint(id, 16, 64)
 	if err != nil {
 		return fmt.Errorf("%s etcd member %q: %w", verb, id, ErrMemberNotFound)

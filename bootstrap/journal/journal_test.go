@@ -320,3 +320,27 @@ func TestAUnitThatRanIsStartedLast(t *testing.T) {
 		t.Errorf("%v", back)
 	}
 }
+
+// A timer goes as it came: it has no processes, and systemd refuses to kill those.
+func TestUndoOfATimer(t *testing.T) {
+	k := newHost(t)
+	const name = "sweep.timer"
+	run := plan.NewLane[host.Reader, host.Host]("w1", k, Wrap(k, Run{ID: "run"}), plan.Step[host.Reader, host.Host]{Name: "sweep/schedule", Do: change{
+		diff: plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: "/etc/systemd/system/" + name}, {Verb: plan.Start, Kind: plan.ObjectUnit, Object: name}},
+		do: []func(context.Context, host.Host) error{
+			write("/etc/systemd/system/"+name, "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n"),
+			func(ctx context.Context, h host.Host) error { return h.Systemd().Reload(ctx) },
+			func(ctx context.Context, h host.Host) error { return h.Systemd().Enable(ctx, name) },
+			func(ctx context.Context, h host.Host) error { return h.Systemd().Start(ctx, name) },
+		}, done: "/etc/done"}})
+	if _, err := plan.Run(t.Context(), plan.Options{}, run); err != nil {
+		t.Fatal(err)
+	}
+	if err := undo(t.Context(), k, 0); err != nil {
+		t.Fatal(err)
+	}
+	units, err := k.Units(t.Context(), name)
+	if err != nil || units[0].Active != "inactive" || units[0].Load != "not-found" {
+		t.Errorf("%+v, %v", units, err)
+	}
+}

@@ -212,12 +212,14 @@ func stopUnits(ctx context.Context, h host.Host, all []difference) error {
 			continue
 		}
 		plan.Report(ctx, "stopping "+d.was.Name)
-		kill := []string{"systemctl", "kill", "--kill-whom=all", "--signal=KILL", d.was.Name}
-		if _, err := h.Run(ctx, host.Command{Argv: kill}); err != nil {
-			state, again := h.Units(ctx, d.was.Name)
-			if again != nil || state[0].Active == "active" {
-				return err
-			} // it ended by itself meanwhile
+		if path.Ext(d.was.Name) != ".timer" { // which has no processes: systemd refuses
+			kill := []string{"systemctl", "kill", "--kill-whom=all", "--signal=KILL", d.was.Name}
+			if _, err := h.Run(ctx, host.Command{Argv: kill}); err != nil {
+				state, again := h.Units(ctx, d.was.Name)
+				if again != nil || state[0].Active == "active" {
+					return err
+				} // it ended by itself meanwhile
+			}
 		}
 		if err := sd.Stop(ctx, d.was.Name); err != nil {
 			return err
