@@ -60,6 +60,12 @@ const (
 	uncordonTime = 10 * time.Second
 	// cordonedKey marks a node that was cordoned by a drain, and not by an admin.
 	cordonedKey = "kubewright.dev/cordoned-for-drain"
+	// drainedKey says since when a node is drained, in RFC 3339.
+	drainedKey = "kubewright.dev/drained-since"
+	// latecoming is how long after that the scheduler may still take the node for one that
+	// takes pods. Whatever is made later tolerates a node that is cordoned, as the pods of a DaemonSet
+	// do: made anew as often as it is evicted, it goes with the node.
+	latecoming = 5 * time.Second
 )
 
 func (a Drain) Check(ctx context.Context, r Reader) (plan.Diff, error) {
@@ -77,9 +83,12 @@ func (a Drain) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 		if err != nil {
 			return nil, err
 		}
-		pods, err := movable(ctx, kube, n.Node)
+		pods, err := movable(ctx, kube, node)
 		if err != nil {
 			return nil, err
+		}
+		if a.Force && n.Lost && buried(node) { // what comes now was never there
+			pods = nil
 		}
 		if a.Force { // what does not end although it was deleted is not waited for
 			pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
@@ -146,23 +155,46 @@ type drainer struct {
 	began time.Time
 }
 
-func (d *drainer) patch(ctx context.Context, node, patch string) error {
-	_, err := d.kube.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: FieldManager})
-	return err
+func (d *drainer) patch(ctx context.Context, node, patch string) (*corev1.Node, error) {
+	return d.kube.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: FieldManager})
 }
 
-// cordon keeps new pods from the nodes. It marks those that took some until then.
+// cordon keeps new pods from the nodes. It marks those that took some until then, and all
+// with the time.
 func (d *drainer) cordon(ctx context.Context) error {
 	for _, n := range d.Nodes {
 		node, err := d.kube.CoreV1().Nodes().Get(ctx, n.Node, metav1.GetOptions{})
-		if err == nil && !node.Spec.Unschedulable {
-			err = d.patch(ctx, n.Node, `{"metadata":{"annotations":{"`+cordonedKey+`":""}},"spec":{"unschedulable":true}}`)
+		if apierrors.IsNotFound(err) {
+			continue
 		}
-		if err != nil && !apierrors.IsNotFound(err) {
+		if err == nil && (!node.Spec.Unschedulable || node.Annotations[drainedKey] == "") {
+			err = d.mark(ctx, node)
+		}
+		if err != nil {
 			return fmt.Errorf("cordon node %s: %w", n.Node, err)
 		}
 	}
 	return nil
+}
+
+// mark cordons a node, unless it is, and says since when. The time is the API server's, as it is that
+// of pods: this machine's clock may be another.
+func (d *drainer) mark(ctx context.Context, node *corev1.Node) (err error) {
+	change := `{"metadata":{"annotations":{"` + drainedKey + `":"now"}}}`
+	if !node.Spec.Unschedulable {
+		change = `{"metadata":{"annotations":{"` + cordonedKey + `":"","` + drainedKey + `":"now"}},"spec":{"unschedulable":true}}`
+	}
+	if node, err = d.patch(ctx, node.Name, change); err != nil {
+		return err
+	}
+	since := d.began
+	for _, f := range node.ManagedFields {
+		if f.Manager == FieldManager && f.Operation == metav1.ManagedFieldsOperationUpdate && f.Time != nil {
+			since = f.Time.Time
+		}
+	}
+	_, err = d.patch(ctx, node.Name, `{"metadata":{"annotations":{"`+drainedKey+`":"`+since.UTC().Format(time.RFC3339)+`"}}}`)
+	return err
 }
 
 // uncordon lets pods on the nodes again that a drain cordoned, this one or one before.
@@ -170,8 +202,12 @@ func (d *drainer) uncordon(ctx context.Context) error {
 	var faults []error
 	for _, n := range d.Nodes {
 		node, err := d.kube.CoreV1().Nodes().Get(ctx, n.Node, metav1.GetOptions{})
-		if err == nil && marked(node) {
-			err = d.patch(ctx, n.Node, `{"metadata":{"annotations":{"`+cordonedKey+`":null}},"spec":{"unschedulable":null}}`)
+		switch {
+		case err != nil:
+		case marked(node):
+			_, err = d.patch(ctx, n.Node, `{"metadata":{"annotations":{"`+cordonedKey+`":null,"`+drainedKey+`":null}},"spec":{"unschedulable":null}}`)
+		case node.Annotations[drainedKey] != "":
+			_, err = d.patch(ctx, n.Node, `{"metadata":{"annotations":{"`+drainedKey+`":null}}}`)
 		}
 		if err != nil && !apierrors.IsNotFound(err) {
 			faults = append(faults, fmt.Errorf("uncordon node %s: %w", n.Node, err))
@@ -234,7 +270,7 @@ func (d *drainer) round(ctx context.Context, n Leaving) (holds, error) {
 	if err != nil {
 		return nil, err
 	}
-	pods, err := movable(ctx, d.kube, n.Node)
+	pods, err := movable(ctx, d.kube, node)
 	if err != nil {
 		return nil, err
 	}
@@ -249,6 +285,11 @@ func (d *drainer) round(ctx context.Context, n Leaving) (holds, error) {
 	default:
 		return d.evict(ctx, pods)
 	}
+}
+
+// buried tells that all pods of a dead node were taken out of the API.
+func buried(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
 }
 
 // silent tells that a node's kubelet gives no sign of life any more.
@@ -311,7 +352,7 @@ func (d *drainer) delete(ctx context.Context, pods []corev1.Pod, atOnce bool) er
 // bury takes all pods of a dead node out of the API. The taint has Kubernetes detach
 // their volumes at once, so that they can run elsewhere; that is waited for unless it is late.
 func (d *drainer) bury(ctx context.Context, n *corev1.Node, late bool) (holds, error) {
-	if !slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService }) {
+	if !buried(n) {
 		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: corev1.TaintNodeOutOfService, Value: "removed", Effect: corev1.TaintEffectNoExecute})
 		if _, err := d.kube.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{FieldManager: FieldManager}); err != nil {
 			if apierrors.IsConflict(err) { // the next round is another try
@@ -357,14 +398,19 @@ func (d *drainer) blocked(ctx context.Context, node string, left holds, cause er
 	return fault.New(fault.DrainBlocked, left.remedy(), "node %s is not drained after %s: %s%s", node, d.Timeout, left, after)
 }
 
-// movable are the pods of a node that go before it does: not those of DaemonSets, nor static ones.
-func movable(ctx context.Context, kube kubernetes.Interface, node string) ([]corev1.Pod, error) {
+// movable are the pods of a node that go before it does: not those of DaemonSets, nor static ones,
+// nor those that came although it is cordoned.
+func movable(ctx context.Context, kube kubernetes.Interface, node *corev1.Node) ([]corev1.Pod, error) {
 	helper := drain.Helper{Ctx: ctx, Client: kube, Force: true, IgnoreAllDaemonSets: true, DeleteEmptyDirData: true, Out: io.Discard, ErrOut: io.Discard}
-	list, faults := helper.GetPodsForDeletion(node)
+	list, faults := helper.GetPodsForDeletion(node.Name)
 	if len(faults) > 0 {
-		return nil, fmt.Errorf("list the pods of node %s: %w", node, errors.Join(faults...))
+		return nil, fmt.Errorf("list the pods of node %s: %w", node.Name, errors.Join(faults...))
 	}
-	return list.Pods(), nil
+	since, err := time.Parse(time.RFC3339, node.Annotations[drainedKey])
+	if err != nil || !node.Spec.Unschedulable {
+		return list.Pods(), nil
+	}
+	return slices.DeleteFunc(list.Pods(), func(p corev1.Pod) bool { return p.CreationTimestamp.After(since.Add(latecoming)) }), nil
 }
 
 // podsOf are all pods of a node.
@@ -448,7 +494,7 @@ func Loss(ctx context.Context, r Reader, node string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	pods, err := movable(ctx, kube, node)
+	pods, err := movable(ctx, kube, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
 	if err != nil {
 		return "", err
 	}

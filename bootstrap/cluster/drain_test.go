@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"errors"
 	"strings"
 	"testing"
@@ -390,4 +391,30 @@ func TestRemoveAndReadmit(t *testing.T) {
 	if was, err := RemovedNames(t.Context(), a); err != nil || !cmp.Equal(was, []string{"w2"}) {
 		t.Errorf("%v, %v", was, err)
 	}
+}
+
+// What tolerates a node that is cordoned is made anew there as often as it is evicted: it is asked
+// once, and then goes with the node.
+func TestDrainOfWhatToleratesAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old := metav1.NewTime(time.Now().Add(-time.Hour))
+		made := 0
+		a := newAPI(node("w1"), pod("agent-0", "w1", func(p *corev1.Pod) { p.CreationTimestamp = old }))
+		a.kube.PrependReactor("create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+			if action.GetSubresource() == "eviction" { // its controller does not wait
+				made++
+				again := pod(fmt.Sprintf("agent-%d", made), "w1", func(p *corev1.Pod) { p.CreationTimestamp = metav1.NewTime(time.Now()) })
+				if err := a.kube.Tracker().Add(again); err != nil {
+					t.Error(err)
+				}
+			}
+			return false, nil, nil
+		})
+		if _, err := a.drain(t, Drain{Nodes: []Leaving{{Node: "w1"}}, Timeout: time.Minute}); err != nil {
+			t.Fatal(err)
+		}
+		if made < 1 || made > int(latecoming/drainPoll)+2 {
+			t.Errorf("it was asked %d times", made)
+		}
+	})
 }
