@@ -193,7 +193,8 @@ func (a Objects) Apply(ctx context.Context, w Writer) error {
 }
 
 // NodeMeta gives a node labels, annotations and taints, and takes away the taints in Without.
-// and the labels in WithoutLabels. Other labels and taints of the node stay as they are.
+// and the labels in WithoutLabels. Other labels and taints of the node stay as they are. A node
+// that a Drain of ours has cordoned takes pods again.
 type NodeMeta struct {
 	Node        string
 	Labels      map[string]string
@@ -227,6 +228,12 @@ func (a NodeMeta) change(n *corev1.Node) plan.Diff {
 			metav1.SetMetaDataAnnotation(&n.ObjectMeta, k, a.Annotations[k])
 			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "annotation " + k + "=" + a.Annotations[k]})
 		}
+	}
+	if marked(n) { // a removal was broken off, and the node stays after all
+		n.Spec.Unschedulable = false
+		delete(n.Annotations, cordonedKey)
+		delete(n.Annotations, drainedKey)
+		diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: object, Detail: "uncordon"})
 	}
 	for _, t := range a.Without {
 		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, func(have corev1.Taint) bool {

@@ -20,7 +20,8 @@ type Keeper interface {
 	Defragment(ctx context.Context, m Member) error
 	// Disarm takes back a member's alarm. If its reason still stands, it is raised again.
 	Disarm(ctx context.Context, id string, alarm Alarm) error
-	// Snapshot streams all data, followed by their SHA-256, into w.
+	// Snapshot streams all data, followed by their SHA-256, into w. Without a quorum they
+	// are what one member has.
 	Snapshot(ctx context.Context, w io.Writer) error
 }
 

@@ -522,6 +522,12 @@ func (c *Client) Defragment(ctx context.Context, m Member) error {
 // SHA-256, into w: the form that etcd's tools restore from.
 func (c *Client) Snapshot(ctx context.Context, w io.Writer) error {
 	to, err := c.leading(ctx)
+	if errors.Is(err, ErrNoQuorum) { // a member hands out what it has all the same
+		var l list
+		if l, err = c.ask(ctx, true); err == nil {
+			to = l.from
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("snapshot of etcd: %w", typed(err))
 	}

@@ -88,7 +88,8 @@ func (a Schedule) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
 }
 
 func (t Timer) start(why string) plan.Change {
-	return plan.Change{Verb: plan.Start, Kind: plan.ObjectUnit, Object: t.Name(), Detail: why, Brings: t.Service.Brings}
+	return plan.Change{Verb: plan.Start, Kind: plan.ObjectUnit, Object: t.Name(), Detail: why,
+		Brings: append(plan.Objects(plan.ObjectUnit, t.Service.Name), t.Service.Brings...)}
 }
 
 // gone are the changes that take the units away.

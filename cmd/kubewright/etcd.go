@@ -426,9 +426,13 @@ func (e *etcdWay) snapshotCommand() *cobra.Command {
 			}
 			return e.look(c.Context(), func(ctx context.Context, h *etcdHosts) error {
 				began := time.Now()
+				_, quorum := h.Members(ctx)
 				s, err := saveSnapshot(ctx, h, file, force)
 				if err != nil {
 					return err
+				}
+				if errors.Is(quorum, etcd.ErrNoQuorum) {
+					e.notice("etcd has no quorum: this is what one member has, and the others may have taken more. To go on from it: kubewright recover --from HOST")
 				}
 				fmt.Fprintf(e.stdout, "%s  %.1f MB: revision %d, %d keys, sha256 %s, in %s\n", file, float64(s.Size)/1e6, s.Revision, s.Keys, s.SHA256,
 					time.Since(began).Round(100*time.Millisecond))

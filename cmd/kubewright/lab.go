@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -156,12 +157,11 @@ func (a *app) labPower(verb, short string, do func(*cobra.Command, *lab.Lab, str
 			if err != nil {
 				return err
 			}
-			for _, host := range args[1:] {
-				if err := do(c, l, host); err != nil {
-					return err
-				}
+			var faults []error
+			for _, host := range args[1:] { // one that comes up with a unit that failed keeps no other one off
+				faults = append(faults, do(c, l, host))
 			}
-			return nil
+			return errors.Join(faults...)
 		},
 	}
 }

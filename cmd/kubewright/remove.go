@@ -333,7 +333,7 @@ func (a *app) findResetCluster(ctx context.Context, w *work, t bootstrap.Target,
 		return err
 	}
 	if len(left) > 0 {
-		return fault.New(fault.Usage, "name these hosts too, or add --force",
+		return fault.New(fault.Usage, "if the whole cluster goes, name these hosts too; if they have another control plane by now, as a restored cluster has, add --force",
 			"the cluster's last control-plane node is to be reset, but nodes %s still need it", strings.Join(left, ", "))
 	}
 	return nil

@@ -39,7 +39,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 			status, err := bootstrap.Observe(ctx, cluster.New(plan.Of("the admin's access", access), dial), access.Server, a.dialHost)
 			if err != nil {
-				return fault.New(fault.ClusterMissing, "look at the control-plane host, or reach the API through a host with --via HOST",
+				return fault.New(fault.ClusterMissing, "reach the API through another host with --via HOST; see whether etcd has lost its quorum: kubewright etcd health --via HOST; or what is wrong with a host: kubewright doctor HOST",
 					"cluster at %s: %w", access.Server, err)
 			}
 			if a.output == "json" {

@@ -201,7 +201,7 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access, connect c
 	client := cluster.New(plan.Of("the admin's access", access), w.targets[0].Host.Dial)
 	record, err := cluster.ReadRecord(ctx, client)
 	if err != nil {
-		return err
+		return unanswered(access.Server, err)
 	}
 	if err := sameVersion(record, w.bundle); err != nil {
 		return err
@@ -242,6 +242,15 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access, connect c
 		return err
 	}
 	return bootstrap.RefuseMembers(ctx, w.via.Host, w.targets)
+}
+
+// unanswered is err with a way out, if it has none: of an API that should have told of the cluster.
+func unanswered(server string, err error) error {
+	if fault.CodeOf(err) != fault.Internal {
+		return err
+	}
+	return fault.New(fault.ClusterMissing, "see why: kubewright doctor HOST...; and, if control-plane hosts are lost, whether etcd has a quorum: kubewright etcd health --via HOST",
+		"the API of the cluster at %s: %w", server, err)
 }
 
 // reachControlPlane reaches one of the cluster's control-plane hosts: one that joins, too,
