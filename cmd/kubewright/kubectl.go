@@ -7,6 +7,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 )
 
 // kubectlCommand is upstream's kubectl, for workstations that have none.
@@ -23,7 +24,9 @@ func (a *app) kubectlCommand() *cobra.Command {
 				IOStreams:   genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
 			})
 			k.SetArgs(args)
-			return k.ExecuteContext(c.Context())
+			k.SilenceErrors, k.SilenceUsage = true, true
+			cmdutil.CheckErr(k.ExecuteContext(c.Context()))
+			return nil
 		},
 	}
 }
