@@ -157,6 +157,7 @@ type Backup struct {
 	// Recipients are the public keys, age1..., whose private halves open the backups:
 	// `kubewright backup keygen` makes a pair. The hosts need no private one.
 	Recipients []string `yaml:"recipients"`
-	// Dir is the hosts' folder for them. A reset leaves it there. Default: /var/backups/kubewright.
+	// Dir is the hosts' folder for them. A reset leaves it there. Each stays on the host that
+	// made it: fetch them from there, or mount something of another machine. Default: /var/backups/kubewright.
 	Dir string `yaml:"dir"`
 }

@@ -216,7 +216,7 @@ func seen(ctx context.Context, k etcd.Keeper) (etcd.Membership, error) {
 		return members, err
 	}
 	remembered, _ := k.Remembered(ctx) // the first error says it all
-	return remembered, &fault.Fault{Code: fault.Unhealthy, Err: err, Remedy: etcd.Recovery}
+	return remembered, &fault.Fault{Code: fault.Quorum, Err: err, Remedy: etcd.Recovery}
 }
 
 func renderMembers(w io.Writer, members etcd.Membership) error {
