@@ -96,12 +96,7 @@ func Config(a Access, dial DialFunc) *rest.Config {
 		Timeout:   callTime,
 		UserAgent: "kubewright",
 	}
-	if len(a.Others) > 0 {
-		cfg.ServerName = anyServer
-		w := &ways{dial: dial, others: a.Others}
-		w.ready = w.readiness(cfg)
-		cfg.Dial = w.Dial
-	}
+	Several(cfg, a.Others)
 	return cfg
 }
 

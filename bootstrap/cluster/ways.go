@@ -21,6 +21,18 @@ const (
 	headStart = time.Second
 )
 
+// Several has a client configuration lead to others, ADDRESS:PORT, API servers of the same cluster,
+// when the one that it names does not serve. Without others it stays as it is.
+func Several(cfg *rest.Config, others []string) {
+	if len(others) == 0 {
+		return
+	}
+	cfg.ServerName = anyServer
+	w := &ways{dial: cfg.Dial, others: others}
+	w.ready = w.readiness(rest.CopyConfig(cfg))
+	cfg.Dial = w.Dial
+}
+
 // ways dials the API server that was asked for, or another one of the same cluster.
 type ways struct {
 	dial   DialFunc // nil: directly

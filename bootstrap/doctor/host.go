@@ -3,12 +3,14 @@ package doctor
 import (
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"net"
+	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -19,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/backup/scheduled"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
@@ -315,7 +318,8 @@ func checkCNI(ctx context.Context, _ *examination, p patient) (finding.Report, e
 		Message: containerd.CNIConfigDir + " has no configuration of a pod network"}}, nil
 }
 
-// checkAPI connects to the API server from the host, as its kubelet does.
+// checkAPI connects to the API server from the host. Its kubelet does so by way of apilb, which
+// may have found another one.
 func checkAPI(ctx context.Context, e *examination, p patient) (finding.Report, error) {
 	if e.Server == "" {
 		return nil, nil
@@ -328,8 +332,40 @@ func checkAPI(ctx context.Context, e *examination, p patient) (finding.Report, e
 	if err == nil {
 		return nil, conn.Close()
 	}
+	if other := servingThrough(ctx, p); other != "" { // the host has another way: that one API server is down is told elsewhere
+		return nil, nil
+	}
 	return finding.Report{{Code: finding.APIUnreachableFromNode, Severity: finding.Error, Object: u.Host,
 		Message: fmt.Sprintf("the host does not reach the API server at %s: %v", u.Host, err)}}, nil
+}
+
+// servingThrough is an API server that a host's apilb has found ready, "" if there is none.
+func servingThrough(ctx context.Context, p patient) string {
+	client := http.Client{Transport: &http.Transport{DialContext: p.Dial, DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort("127.0.0.1", strconv.Itoa(apilb.StatusPort))+"/", nil)
+	if err != nil {
+		return ""
+	}
+	answer, err := client.Do(request)
+	if err != nil {
+		return ""
+	}
+	defer answer.Body.Close() //nolint:errcheck // only read from
+	var status struct {
+		Servers []struct {
+			Address string `json:"address"`
+			Healthy bool   `json:"healthy"`
+		} `json:"servers"`
+	}
+	if json.NewDecoder(answer.Body).Decode(&status) != nil {
+		return ""
+	}
+	for _, s := range status.Servers {
+		if s.Healthy {
+			return s.Address
+		}
+	}
+	return ""
 }
 
 // checkDNS asks the cluster's DNS from the host, through the service, as pods do.

@@ -7,8 +7,10 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd/api"
 
+	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 )
 
@@ -32,6 +34,17 @@ func others(c *api.Cluster) []string {
 		return nil
 	}
 	return e.Servers
+}
+
+// Several is cluster.Several for the API servers that a kubeconfig has of the cluster with
+// cfg's server.
+func Several(raw *api.Config, cfg *rest.Config) {
+	for _, c := range raw.Clusters {
+		if c.Server == cfg.Host {
+			cluster.Several(cfg, others(c))
+			return
+		}
+	}
 }
 
 // Servers has a cluster of the kubeconfig know all its API servers, so that kubewright

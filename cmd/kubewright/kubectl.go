@@ -6,8 +6,11 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 )
 
 // kubectlCommand is upstream's kubectl, for workstations that have none.
@@ -17,10 +20,17 @@ func (a *app) kubectlCommand() *cobra.Command {
 		Short:              "Upstream's kubectl, of the version that the cluster runs",
 		DisableFlagParsing: true, // all flags are kubectl's own
 		RunE: func(c *cobra.Command, args []string) error {
+			flags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag()
+			flags.WrapConfigFn = func(cfg *rest.Config) *rest.Config { // it, too, gets to the cluster when one API server is dead
+				if raw, err := flags.ToRawKubeConfigLoader().RawConfig(); err == nil {
+					kubeconfig.Several(&raw, cfg)
+				}
+				return cfg
+			}
 			// Its own errors print and exit as kubectl's do: it is kubectl.
 			k := kubectlcmd.NewKubectlCommand(kubectlcmd.KubectlOptions{
 				Arguments:   append([]string{"kubectl"}, args...),
-				ConfigFlags: genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag(),
+				ConfigFlags: flags,
 				IOStreams:   genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
 			})
 			k.SetArgs(args)
