@@ -96,7 +96,7 @@ func Config(a Access, dial DialFunc) *rest.Config {
 		Timeout:   callTime,
 		UserAgent: "kubewright",
 	}
-	Several(cfg, a.Others)
+	several(cfg, a.Others)
 	return cfg
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -21,9 +22,9 @@ const (
 	headStart = time.Second
 )
 
-// Several has a client configuration lead to others, ADDRESS:PORT, API servers of the same cluster,
+// several has a client configuration lead to others, ADDRESS:PORT, API servers of the same cluster,
 // when the one that it names does not serve. Without others it stays as it is.
-func Several(cfg *rest.Config, others []string) {
+func several(cfg *rest.Config, others []string) {
 	if len(others) == 0 {
 		return
 	}
@@ -31,6 +32,23 @@ func Several(cfg *rest.Config, others []string) {
 	w := &ways{dial: cfg.Dial, others: others}
 	w.ready = w.readiness(rest.CopyConfig(cfg))
 	cfg.Dial = w.Dial
+}
+
+// ServingURL is the URL of the server in a client configuration, or that of one of the others,
+// ADDRESS:PORT, of the same cluster if the first does not say that it is ready and that one does.
+func ServingURL(ctx context.Context, cfg *rest.Config, others []string) string {
+	u, err := url.Parse(cfg.Host)
+	if err != nil || len(others) == 0 {
+		return cfg.Host
+	}
+	w := &ways{dial: cfg.Dial, others: others}
+	asked := rest.CopyConfig(cfg)
+	asked.ServerName = anyServer
+	w.ready = w.readiness(asked)
+	if at := w.choose(ctx, u.Host); at != "" && at != u.Host {
+		return "https://" + at
+	}
+	return cfg.Host
 }
 
 // ways dials the API server that was asked for, or another one of the same cluster.

@@ -36,15 +36,15 @@ func others(c *api.Cluster) []string {
 	return e.Servers
 }
 
-// Several is cluster.Several for the API servers that a kubeconfig has of the cluster with
+// Serving is cluster.ServingURL for the API servers that a kubeconfig has of the cluster with
 // cfg's server.
-func Several(raw *api.Config, cfg *rest.Config) {
+func Serving(ctx context.Context, raw *api.Config, cfg *rest.Config) string {
 	for _, c := range raw.Clusters {
 		if c.Server == cfg.Host {
-			cluster.Several(cfg, others(c))
-			return
+			return cluster.ServingURL(ctx, cfg, others(c))
 		}
 	}
+	return cfg.Host
 }
 
 // Servers has a cluster of the kubeconfig know all its API servers, so that kubewright

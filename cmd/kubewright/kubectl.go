@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -21,9 +22,21 @@ func (a *app) kubectlCommand() *cobra.Command {
 		DisableFlagParsing: true, // all flags are kubectl's own
 		RunE: func(c *cobra.Command, args []string) error {
 			flags := genericclioptions.NewConfigFlags(true).WithDeprecatedPasswordFlag()
-			flags.WrapConfigFn = func(cfg *rest.Config) *rest.Config { // it, too, gets to the cluster when one API server is dead
-				if raw, err := flags.ToRawKubeConfigLoader().RawConfig(); err == nil {
-					kubeconfig.Several(&raw, cfg)
+			// It, too, gets to the cluster when one API server is dead. Asked once: kubectl makes many clients.
+			serving := sync.OnceValue(func() string {
+				cfg, err := flags.ToRawKubeConfigLoader().ClientConfig()
+				if err != nil {
+					return ""
+				}
+				raw, err := flags.ToRawKubeConfigLoader().RawConfig()
+				if err != nil {
+					return ""
+				}
+				return kubeconfig.Serving(c.Context(), &raw, cfg)
+			})
+			flags.WrapConfigFn = func(cfg *rest.Config) *rest.Config {
+				if server := serving(); server != "" {
+					cfg.Host = server
 				}
 				return cfg
 			}
