@@ -185,11 +185,16 @@ func (a Recover) keep(ctx context.Context, h host.Host) error {
 	if err := h.Remove(ctx, a.Copy+partialCopy); err != nil {
 		return err
 	}
-	if _, err := h.Run(ctx, host.Command{Argv: []string{"cp", "-a", "--reflink=auto", DataDir, a.Copy + partialCopy}}); err != nil {
-		return err
+	for _, argv := range [][]string{
+		{"cp", "-a", "--reflink=auto", DataDir, a.Copy + partialCopy},
+		{"chmod", "0700", a.Copy + partialCopy}, // all Secrets are in it, whoever may look into the original
+		{"mv", "-T", a.Copy + partialCopy, a.Copy},
+	} {
+		if _, err := h.Run(ctx, host.Command{Argv: argv}); err != nil {
+			return err
+		}
 	}
-	_, err = h.Run(ctx, host.Command{Argv: []string{"mv", "-T", a.Copy + partialCopy, a.Copy}})
-	return err
+	return nil
 }
 
 // settle waits until the member is alone and leads.
