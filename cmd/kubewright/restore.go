@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap"
 	"github.com/kubewright/kubewright/bootstrap/backup"
+	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
@@ -111,13 +112,13 @@ func (a *app) restoredWish(ctx context.Context, r *bootstrap.Restore, controlPla
 		return wish, r.Changeable(wish)
 	}
 	if len(workers) == 0 && !noWorkers {
-		workers = a.answering(ctx, slices.DeleteFunc(r.Workers(), func(w string) bool { return slices.Contains(controlPlane, w) }))
+		workers = a.answering(ctx, r.Backup.Manifest.ClusterID, slices.DeleteFunc(r.Workers(), func(w string) bool { return slices.Contains(controlPlane, w) }))
 	}
 	return r.Wish(controlPlane, workers)
 }
 
-// answering are the hosts that SSH reaches; the others are told.
-func (a *app) answering(ctx context.Context, names []string) []string {
+// answering are the hosts that SSH reaches and that are the cluster's still; the others are told.
+func (a *app) answering(ctx context.Context, clusterID string, names []string) []string {
 	var mu sync.Mutex
 	var there []string
 	var all sync.WaitGroup
@@ -130,9 +131,16 @@ func (a *app) answering(ctx context.Context, names []string) []string {
 				return
 			}
 			if c, ok := h.Reader.(io.Closer); ok {
-				c.Close() //nolint:errcheck // nothing is left to be written
+				defer c.Close() //nolint:errcheck // nothing is left to be written
 			}
-			there = append(there, h.Name)
+			switch claimed, err := claim.Read(ctx, h.Reader); {
+			case err != nil:
+				fmt.Fprintf(a.stderr, "worker %s is left as it is: %v\n", h.Name, err)
+			case claimed == nil || claimed.ClusterID != clusterID:
+				fmt.Fprintf(a.stderr, "worker %s is not the cluster's any more, and left as it is: kubewright join %s takes it in again\n", h.Name, h.Name)
+			default:
+				there = append(there, h.Name)
+			}
 		})
 	}
 	all.Wait()
