@@ -122,7 +122,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 			Needs: []plan.Cell{c.access, c.started}, Sets: []plan.Cell{c.apiUp}, Do: clusterTold{cluster.APIReady{}, c.apiUp}},
 	}
 	apply := clusterStep{Name: "cluster/apply-objects", Doc: "rights of nodes and admins, pod network, DNS, the cluster's record",
-		Do: cluster.Objects{Objects: objects}}
+		Needs: restarted(members), Do: cluster.Objects{Objects: objects}}
 	if in.From != nil {
 		steps = append(steps, in.From.clusterSteps(c, nodes)...)
 		apply.Sets, apply.Do = []plan.Cell{c.recorded}, clusterTold{apply.Do, c.recorded}

@@ -63,6 +63,18 @@ func inTurn(members []member, first plan.Cell) {
 	}
 }
 
+// restarted are the members that run, as soon as they run as they should. Of two members each takes
+// the quorum along while it restarts: until then the API is not talked to.
+func restarted(members []member) []plan.Cell {
+	var cells []plan.Cell
+	for _, m := range members {
+		if m.EtcdRuns {
+			cells = append(cells, m.started)
+		}
+	}
+	return cells
+}
+
 // memberLane makes a host a further control-plane node. All that needs no other host
 // comes first: members are let in one after the other, and may have to wait. before are
 // steps that others wait for.
