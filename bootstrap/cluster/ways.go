@@ -168,7 +168,7 @@ func (w *ways) readiness(cfg *rest.Config) func(context.Context, string) bool {
 			return false
 		}
 		answer.Body.Close() //nolint:errcheck // its status says it all
-		// Whoever may not ask hears so from any server: that is told where it matters.
-		return answer.StatusCode == http.StatusOK || answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden
+		// One that has only just started refuses whom it does not know yet.
+		return answer.StatusCode == http.StatusOK
 	}
 }
