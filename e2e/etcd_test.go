@@ -95,7 +95,7 @@ func TestEtcd(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e.powerOn(t, cp1, cp2, cp3) // at once: none is up before etcd has a quorum
+		e.powerOn(t, cp1, cp2, cp3)                                                            // at once: none is up before etcd has a quorum
 		for _, way := range [][]string{{"etcd", "health", "--via", cp1}, {"etcd", "health"}} { // the API comes up after it
 			eventually(t, time.Minute, strings.Join(way, " "), func() string {
 				if r := e.kubewright(t, way...); r.exit != 0 {
