@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
@@ -100,28 +99,9 @@ func (a Remove) Apply(ctx context.Context, w Writer) error {
 		if err := kube.CoreV1().Nodes().Delete(ctx, name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("delete node %s: %w", name, err)
 		}
-		if err := forgetPods(ctx, kube, name); err != nil {
-			return err
-		}
 	}
-	return nil
-}
-
-// forgetPods deletes what a DaemonSet made between the drain and the end of a node: no
-// kubelet will, and the pod garbage collector waits for most of a minute.
-func forgetPods(ctx context.Context, kube kubernetes.Interface, node string) error {
-	pods, err := kube.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{
-		FieldSelector: fields.OneTermEqualSelector("spec.nodeName", node).String()})
-	if err != nil {
-		return fmt.Errorf("list pods of node %s: %w", node, err)
-	}
-	for _, p := range pods.Items {
-		err := kube.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, *metav1.NewDeleteOptions(0))
-		if err != nil && !apierrors.IsNotFound(err) {
-			return fmt.Errorf("delete pod %s/%s of node %s: %w", p.Namespace, p.Name, node, err)
-		}
-	}
-	return nil
+	// What a DaemonSet made between the drain and the end of its node: no kubelet ends it.
+	return DeadPods{Nodes: a.Nodes}.Apply(ctx, w)
 }
 
 func (a Remove) mark(ctx context.Context, kube kubernetes.Interface) error {

@@ -283,7 +283,7 @@ func (e *etcdWay) healthCommand() *cobra.Command {
 		Use:   "health",
 		Short: "Say whether all members of etcd are healthy, and how many more may fail",
 		Long: "health asks every member itself, and says what is wrong with one and what to do. The exit status is 19 if one is not\n" +
-			"healthy. It works without a quorum, too: what is shown then is what one of the members remembers.",
+			"healthy. It works without a quorum, too: what is shown then is what one of the members remembers, and the status is 20.",
 		Example: "  kubewright etcd health\n  kubewright etcd health --via cp2 -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
