@@ -20,8 +20,9 @@ const (
 	// finished, or was not.
 	extension = ".kwbackup"
 	partial   = ".partial-"
-	// stamp is how a backup's name has its time: sorted by name, they are sorted by time.
-	stamp = "20060102T150405Z"
+	// stamp is how a backup's name has its time: sorted by name, they are sorted by time. A
+	// backup of a small cluster takes a third of a second.
+	stamp = "20060102T150405.000Z"
 )
 
 // folder is where backups are kept. Only one process works in it.
