@@ -38,12 +38,12 @@ func LookRecover(ctx context.Context, t Target) (Recover, error) {
 	if t.Claim == nil || t.Claim.Role != string(spec.ControlPlaneRole) || !t.EtcdData {
 		return refuse(fault.ClusterMissing, "name a control-plane host that is left; without one, `kubewright restore` a backup", "it has no data of etcd")
 	}
-	reason, err := etcd.Fenced(ctx, t.Host)
-	if err != nil {
-		return in, err
+	if t.Fenced != "" {
+		return refuse(fault.Quorum, "name another host", "its data are fenced: %s", t.Fenced)
 	}
-	if reason != "" {
-		return refuse(fault.Quorum, "name another host", "its data are fenced: %s", reason)
+	if !t.HasAPI { // etcd ends, and for ever, that is to make a learner its only member
+		return refuse(fault.Quorum, "name another control-plane host; without one, `kubewright restore` a backup",
+			"its member of etcd never had a vote, as its join did not come to an end: it cannot become the only one")
 	}
 	client := etcd.NewClient(t.Host, certs.Dir+"/etcd")
 	defer client.Close() //nolint:errcheck // only read through
