@@ -190,7 +190,8 @@ func (r *Restore) OldServers(ctx context.Context, wish *spec.Cluster, targets []
 const oldServerTime = 2 * time.Second
 
 // Wish is the cluster of the backup on other control-plane hosts: its record, with the
-// hosts that are given for the control plane, and those workers of it that are named.
+// hosts that are given for the control plane, and those workers of it that are named. A host that was one
+// of its control plane is the same node again, at whatever address.
 func (r *Restore) Wish(controlPlane, workers []string) (*spec.Cluster, error) {
 	wish, err := spec.Load(strings.NewReader(string(r.Backup.Spec)), "the backup's cluster.yaml")
 	if err != nil {
@@ -201,7 +202,7 @@ func (r *Restore) Wish(controlPlane, workers []string) (*spec.Cluster, error) {
 	for _, name := range controlPlane {
 		h := spec.Host{Name: name}
 		if i := slices.IndexFunc(known, func(k spec.Host) bool { return k.Name == name && k.Role == spec.ControlPlaneRole }); i >= 0 {
-			h.Labels, h.Taints = known[i].Labels, known[i].Taints
+			h.Node, h.Labels, h.Taints = known[i].Node, known[i].Labels, known[i].Taints
 		}
 		h.Role = spec.ControlPlaneRole
 		wish.Hosts = append(wish.Hosts, h)

@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -54,6 +55,11 @@ func TestRestoredWish(t *testing.T) {
 	}
 	if want := []string{"new1control-planemap[]", "new2control-planemap[]", "h3workermap[disk:ssd]"}; !slices.Equal(got, want) {
 		t.Errorf("%v", got)
+	}
+	r.Backup.Spec = bytes.Replace(r.Backup.Spec, []byte("{name: old}"), []byte("{name: old, node: cp-a, address: 192.0.2.9, labels: {rack: a}}"), 1)
+	again, err := r.Wish([]string{"old", "new2"}, nil)
+	if err != nil || again.Hosts[0].Node != "cp-a" || again.Hosts[0].Labels["rack"] != "a" || again.Hosts[0].Address.IsValid() || again.Hosts[1].Node != "" {
+		t.Errorf("on a host of before: %+v, %v", again, err)
 	}
 	other := *wish
 	other.Network.DNSDomain = "other.local"
