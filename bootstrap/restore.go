@@ -71,8 +71,20 @@ func (r *Restore) origin() string { return r.Backup.Snapshot.SHA256 }
 // dataStep gives the founder of the cluster its data.
 func (r *Restore) dataStep(c *shared, n Node) hostStep {
 	m := r.Backup.Manifest
-	return step("etcd/restore", "the data of the backup", etcd.Restore{Member: c.etcd(n), From: r.Snapshot, Origin: r.origin(),
+	s := step("etcd/restore", "the data of the backup", etcd.Restore{Member: c.etcd(n), From: r.Snapshot, Origin: r.origin(),
 		Detail: fmt.Sprintf("from the backup of %s, revision %d", m.Made.Format(time.RFC3339), m.Data.Revision)})
+	s.Timeout = dataTime(r.Backup.Snapshot.Size)
+	return s
+}
+
+// slowest is how many bytes a second a snapshot comes to its host at least: a way that is slower than this
+// is taken for one that is broken.
+const slowest = 256 << 10
+
+// dataTime bounds a step that sends or copies so many bytes: begun anew, it would come no further in the
+// same time.
+func dataTime(bytes int64) time.Duration {
+	return plan.DefaultTimeout + time.Duration(bytes/slowest)*time.Second
 }
 
 // keySteps write what else the API server was given by the admin: without these files it
