@@ -109,7 +109,7 @@ func TestService(t *testing.T) {
 	unit := string(Service(Inputs{NodeName: "cp1", Address: netip.MustParseAddr("192.0.2.1"), PKI: "/pki", ExtraArgs: map[string]string{"quota-backend-bytes": "1"}}).File())
 	for _, want := range []string{
 		"EnvironmentFile=" + environmentFile + "\n", "--name=cp1", "--data-dir=" + DataDir, "--initial-advertise-peer-urls=https://192.0.2.1:2380",
-		"--listen-client-urls=https://127.0.0.1:2379,https://192.0.2.1:2379", "--quota-backend-bytes=1", "etcd-fence", "Type=notify",
+		"--listen-client-urls=https://127.0.0.1:2379,https://192.0.2.1:2379", "--quota-backend-bytes=1", "etcd-fence", "Type=notify", "TimeoutStartSec=10min\n",
 	} {
 		if !strings.Contains(unit, want) {
 			t.Errorf("the unit has no %q:\n%s", want, unit)
