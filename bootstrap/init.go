@@ -142,6 +142,9 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	if in.Live != nil {
 		inTurn(members, c.apiUp)
 	}
+	if in.From == nil && len(members) > 0 { // all keys of a backup are written on each host
+		c.encryption = newEncryption(in.Cluster)
+	}
 
 	lanes := []plan.Lane{controlPlaneLane(c, first, admin)}
 	for _, m := range members {
@@ -216,6 +219,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 	if c.from != nil {
 		steps = append(steps, append(c.from.keySteps(), c.from.dataStep(c, n))...)
 	}
+	steps = append(steps, c.encryption.readSteps()...)
 	steps = append(steps,
 		step("etcd/configure", "how it comes to its data", etcd.Start{Cluster: founding, New: true}),
 		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{

@@ -81,6 +81,8 @@ type shared struct {
 	// names those of the backup first, and what learns them finds no way any more. nil: it does.
 	recorded *plan.Value[bool]
 	bundle   *bundle.Bundle
+	// encryption is what further control-plane hosts get from one that has it, nil: nothing.
+	encryption *encryption
 	// servers are the API servers of the cluster as it is to be.
 	servers []netip.AddrPort
 	token   cluster.Token

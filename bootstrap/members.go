@@ -92,6 +92,7 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 	if c.from != nil {
 		steps = append(steps, c.from.keySteps()...)
 	}
+	steps = append(steps, c.encryption.writeSteps()...)
 	steps = append(steps,
 		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: append(m.turn, m.cluster),
 			Do: etcd.Start{Cluster: m.cluster}},

@@ -394,7 +394,6 @@ func TestRestore(t *testing.T) {
 			return ""
 		})
 		e.must(t, "remove", fresh[1], "--force")
-		e.write(t, fresh[1], "/etc/kubernetes/encryption.yaml", encryption) // the admin's file went with the host
 		e.must(t, "join", "--control-plane", fresh[1])
 		e.allReady(t, []string{left, fresh[1], worker})
 	})
