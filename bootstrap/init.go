@@ -186,6 +186,9 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 	)
 	steps = append(steps, step("etcd/settle", "it founds no other cluster if it loses its data", etcd.Start{Cluster: founding}))
 	steps = append(steps, runtimeSteps(c, n)...)
+	if c.from != nil {
+		steps = append(steps, c.from.countStep())
+	}
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),

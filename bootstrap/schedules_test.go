@@ -177,6 +177,9 @@ func TestEveryPoint(t *testing.T) {
 		"join-first":    {verbs: []verb{initThree, removeFirst, joinFirst}, square: true},
 		"change-three":  {verbs: []verb{initThree, initChanged}, square: true},
 		"reset-three":   {verbs: []verb{initThree, resetThree}, square: true},
+		"restore":       {verbs: []verb{initThree, takeBackup, reinstallThree, restoreSame}, square: true},
+		"restore-new":   {verbs: []verb{initTwo, takeBackup, loseFirst, restoreNew}, square: true},
+		"recover":       {verbs: []verb{initThree, loseTwo, recoverFirst}},
 	} {
 		verbs := c.verbs
 		t.Run(name, func(t *testing.T) {
