@@ -39,6 +39,7 @@ var (
 	takeBackup     = verb{name: "backup"}
 	reinstallThree = verb{name: "reinstall", hosts: []int{1, 2, 3}}
 	reinstallFirst = verb{name: "reinstall", hosts: []int{1}}
+	reinstallTwo   = verb{name: "reinstall", hosts: []int{2, 3}}
 	loseFirst      = verb{name: "lose", hosts: []int{1}}
 	loseTwo        = verb{name: "lose", hosts: []int{2, 3}}
 	returnTwo      = verb{name: "return", hosts: []int{2, 3}}
@@ -64,14 +65,15 @@ func (w *world) befall(v verb) error {
 		if err := w.backUp(); err != nil {
 			return err
 		}
-	case "reinstall":
-		for _, n := range v.hosts {
-			w.machines[n-1] = w.newMachine(n)
-		}
 	case "lose":
 		w.lost = append(w.lost, v.hosts...)
-	case "return":
+	case "reinstall", "return":
 		w.lost = slices.DeleteFunc(w.lost, func(n int) bool { return slices.Contains(v.hosts, n) })
+		for _, n := range v.hosts {
+			if v.name == "reinstall" {
+				w.machines[n-1] = w.newMachine(n)
+			}
+		}
 	}
 	w.dead = slices.Clone(w.lost)
 	w.turnOn()
