@@ -18,6 +18,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/drill"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -229,7 +230,7 @@ func (a *app) reachGround(ctx context.Context, g *bootstrap.Ground) ([]bootstrap
 		all.Go(func() {
 			c, err := a.dialDrill(ctx, n.Host)
 			if err != nil {
-				faults[i] = fault.At(n.Host, "connect", err)
+				faults[i] = err
 				return
 			}
 			connections[i] = c
@@ -248,6 +249,17 @@ func (a *app) reachGround(ctx context.Context, g *bootstrap.Ground) ([]bootstrap
 		})
 	}
 	all.Wait()
+	var reached []host.Reader
+	for _, c := range connections {
+		if c.Host != nil {
+			reached = append(reached, c.Host)
+		}
+	}
+	for i, c := range connections {
+		if c.Host == nil {
+			faults[i] = g.Miss(ctx, g.Nodes[i], reached, faults[i])
+		}
+	}
 	connections = slices.DeleteFunc(connections, func(c drill.Connection) bool { return c.Host == nil })
 	return targets, connections, errors.Join(faults...)
 }

@@ -181,30 +181,20 @@ func (a *app) departure(w *work, name string) *bootstrap.Departure {
 	return &bootstrap.Departure{Live: w.live, By: signature(), Timeout: timeout, Force: w.Force, Kubeconfig: a.kubeconfig, Name: name}
 }
 
-// lookThrough looks at a cluster by the first way that leads to one of its API servers which
-// answers: one whose member of etcd is dead takes connections all the same.
+// lookTime bounds a look at a cluster by one way: which of its API servers serves has to be found out first.
+const lookTime = 2 * apiTimeout
+
+// lookThrough looks at a cluster by the first way that leads to one of its API servers which serves.
 func lookThrough(ctx context.Context, access cluster.Access, ways []cluster.DialFunc) (*bootstrap.Live, error) {
-	servers := []string{access.Server}
-	for _, other := range access.Others {
-		servers = append(servers, "https://"+other)
-	}
 	var faults []error
-	for _, server := range servers {
-		at := access
-		at.Server, at.Others = server, nil
-		for _, dial := range ways {
-			asking, cancel := context.WithTimeout(ctx, apiTimeout)
-			live, err := bootstrap.LookThrough(asking, at, dial)
-			cancel()
-			if err == nil {
-				live.Access = access
-				return live, nil
-			}
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			faults = append(faults, err)
+	for _, dial := range ways {
+		asking, cancel := context.WithTimeout(ctx, lookTime)
+		live, err := bootstrap.LookThrough(asking, access, dial)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return live, err
 		}
+		faults = append(faults, err)
 	}
 	return nil, fault.New(fault.ClusterMissing, "name another host of the cluster to reach its API through with --via HOST, or its kubeconfig with --kubeconfig",
 		"the cluster cannot be asked: %w", errors.Join(faults...))
