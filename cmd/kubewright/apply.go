@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"slices"
@@ -92,12 +91,8 @@ func (a *app) confirm(w *work) error {
 	}
 	what := fmt.Sprintf("%s of the cluster, but not in the file: pods are moved away, and the hosts put back as they were before",
 		strings.Join(open, ", "))
-	if isTerminal(a.stdout) && isTerminalIn(a.stdin) {
-		fmt.Fprintf(a.stdout, "%s\nType yes to take them out of the cluster: ", what)
-		answer, err := bufio.NewReader(a.stdin).ReadString('\n')
-		if err == nil && strings.TrimSpace(answer) == "yes" {
-			return nil
-		}
+	if yes, err := a.agrees(what, "Type yes to take them out of the cluster", "yes"); yes || err != nil {
+		return err
 	}
 	return fault.New(fault.Usage, "confirm with --remove "+strings.Join(open, " --remove ")+", or name the hosts in the file", "%s", what)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -282,12 +281,8 @@ func (a *app) confirmDrill(g *bootstrap.Ground, d *drill.Drill, yes bool) error 
 	}
 	what := fmt.Sprintf("cluster %s is not marked as a test cluster: %s befalls %s, and whoever uses the cluster sees it",
 		g.Record.Name, d.Kind, d.Victim.Host)
-	if isTerminal(a.stdout) && isTerminalIn(a.stdin) {
-		fmt.Fprintf(a.stdout, "%s\nType the cluster's name to go on: ", what)
-		answer, err := bufio.NewReader(a.stdin).ReadString('\n')
-		if err == nil && strings.TrimSpace(answer) == g.Record.Name {
-			return nil
-		}
+	if yes, err := a.agrees(what, "Type the cluster's name to go on", g.Record.Name); yes || err != nil {
+		return err
 	}
 	return fault.New(fault.Usage, "confirm with --yes, or mark it: testCluster: true in the cluster file, then `kubewright apply`", "%s", what)
 }

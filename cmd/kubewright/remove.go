@@ -126,6 +126,9 @@ func (a *app) findRemoval(ctx context.Context, w *work, connect connector) error
 		return err
 	}
 	d := a.departure(w, name)
+	if err := w.findNodeless(ctx, d, hosts, connect); err != nil {
+		return err
+	}
 	var lost []error
 	for _, h := range w.Hosts {
 		err := w.leave(d, hosts, connect, h.Name)
@@ -144,6 +147,29 @@ func (a *app) findRemoval(ctx context.Context, w *work, connect connector) error
 		return err
 	}
 	return a.keep(ctx, d, hosts, connect, errors.Join(lost...))
+}
+
+// findNodeless has hosts count as nodes whose members etcd has, although the cluster has no node of
+// their name: nothing else would take these members out.
+func (w *work) findNodeless(ctx context.Context, d *bootstrap.Departure, hosts *found, connect connector) error {
+	var names []string
+	for _, h := range w.Hosts {
+		_, known := w.live.Member(h.Name)
+		if !known && hosts.targets[h.Name].Claim == nil {
+			names = append(names, h.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	via, err := keeper(d, hosts, connect)
+	if err != nil {
+		return err
+	}
+	hosts.targets[via.Wish.Name] = via // it is not reached twice
+	nodeless, err := d.Nodeless(ctx, via.Host, names)
+	w.live.Nodes = append(w.live.Nodes, nodeless...)
+	return err
 }
 
 // departure is that of a request, still without its nodes.
