@@ -35,6 +35,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/redact"
 	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/vip"
 	"github.com/kubewright/kubewright/pki"
 )
 
@@ -46,6 +47,7 @@ type hostCheck struct {
 func hostChecks() []hostCheck {
 	return []hostCheck{
 		{"units", checkUnits},
+		{"the virtual IP", checkVirtualIP},
 		{"etcd", checkEtcd},
 		{"scheduled backups", checkBackups},
 		{"certificates", checkCertificates},
@@ -60,6 +62,18 @@ func hostChecks() []hostCheck {
 
 func checkUnits(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
 	return diagnose.Units(ctx, p, p.clock.now(), Units(spec.Role(p.claim.Role))...)
+}
+
+// checkVirtualIP looks at what gives the virtual IP to a host, if there is one.
+func checkVirtualIP(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	units, err := p.Units(ctx, vip.Unit)
+	if err != nil || units[0].Load == "not-found" {
+		return nil, err
+	}
+	if f, conflict := diagnose.Saying(units[0]); conflict {
+		return finding.Report{f}, nil
+	}
+	return diagnose.Units(ctx, p, p.clock.now(), vip.Unit)
 }
 
 // checkBackups looks whether backups that were wished for are made. Of a host that makes

@@ -49,6 +49,7 @@ const (
 	UnitMissing            Code = "unit-missing"
 	UnitRestarting         Code = "unit-restarting"
 	VersionSkew            Code = "version-skew"
+	VirtualIPConflict      Code = "virtual-ip-conflict"
 )
 
 // Remedies that many have in common.
@@ -231,6 +232,10 @@ func healthCodes() []Explanation {
 			"A kubelet may be up to three minor versions older than the API server, and never newer.",
 			[]string{"an upgrade was broken off"},
 			[]string{"run the upgrade again"}},
+		{VirtualIPConflict, "another machine has the cluster's virtual IP",
+			"The control-plane host that is to have it does not take it, or has it and the other machine as well: then clients reach the one or the other.",
+			[]string{"the hosts of a cluster that was restored or recovered elsewhere were turned on again", "somebody gave the address to a machine; DHCP did"},
+			[]string{"find the machine by its hardware address (the switch's table, the hypervisor's list) and take the address from it", "old hosts of this cluster: kubewright reset HOST, or keep them off"}},
 		{BundleMismatch, "a host runs another bundle than the cluster's record names",
 			"Its components may be of another version than the others'.",
 			[]string{"an upgrade was broken off", "somebody changed the link /opt/kubewright/current"},

@@ -113,12 +113,14 @@ func (f *folder) store(c backup.Contents, to []age.Recipient) (_ stored, err err
 	return stored{name, size}, f.lock.Sync()
 }
 
-// prune removes all backups of a cluster but the newest. The newest one is always good:
-// it has a name because it was proven.
-func (f *folder) prune(cluster string, keep int) (removed int, err error) {
+// prune removes the oldest backups of a cluster until so many are left, the one that was just made
+// among them. What has a later time than that was made while the clock was wrong: it
+// stays, and does not count, or good ones would have to go for it.
+func (f *folder) prune(cluster string, made stored, keep int) (removed int, err error) {
+	newest := filepath.Base(made.path)
 	all, err := f.named(func(name string) bool {
 		of, _, ok := backup.ParseFileName(name)
-		return ok && of == cluster
+		return ok && of == cluster && name <= newest
 	})
 	if err != nil {
 		return 0, err
