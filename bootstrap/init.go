@@ -130,6 +130,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		c.hosts, c.servers = in.Live.staying(in.Cluster, leaving)
 	}
 	if in.From != nil {
+		c.ca.Set(in.From.common()["ca.crt"])
 		c.recorded = plan.NewValue[bool]("the control-plane hosts of now, in the cluster")
 	}
 	for _, n := range nodes {
@@ -162,7 +163,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		Needs: restarted(members), Do: cluster.Objects{Objects: objects}}
 	if in.From != nil {
 		steps = append(steps, in.From.clusterSteps(c, nodes)...)
-		apply.Sets, apply.Do = []plan.Cell{c.recorded}, clusterTold{apply.Do, c.recorded}
+		apply.Sets, apply.Do = []plan.Cell{c.recorded}, clusterTold{perhaps[cluster.Reader, cluster.Writer]{apply.Do}, c.recorded}
 	}
 	steps = append(steps, leaving.unlists(apply), readmitStep(nodes))
 	steps = append(steps, joinSteps(c, workers)...)
@@ -171,6 +172,11 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	if c.Network.Backend != spec.NoNet { // without a pod network there are no pods yet
 		steps = append(steps, clusterStep{Name: "coredns/wait-available", Doc: "wait until names of services can be resolved",
 			Wait: true, Do: cluster.Available{Namespace: "kube-system", Deployment: "coredns"}})
+	}
+	merge := localStep{Name: "kubeconfig/merge", Doc: "add the cluster to the user's kubeconfig", Needs: []plan.Cell{admin, c.apiUp},
+		Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin, Servers: c.severalServers()}}
+	if in.From != nil { // who had a kubeconfig of the cluster has it still
+		merge.Do = perhaps[kubeconfig.Local, kubeconfig.Local]{merge.Do}
 	}
 	put, proofs := in.Leaving.lanes(leaving)
 	lanes = append(lanes, put...)
@@ -181,10 +187,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	client := in.Connect.connect(c.access, first.Host.Dial)
 	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
-		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
-			Name: "kubeconfig/merge", Doc: "add the cluster to the user's kubeconfig", Needs: []plan.Cell{admin, c.apiUp},
-			Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin, Servers: c.severalServers()},
-		}))
+		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, merge))
 	return lanes, proofs, nil
 }
 
@@ -223,6 +226,9 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 	)
 	steps = append(steps, step("etcd/settle", "it founds no other cluster if it loses its data", etcd.Start{Cluster: founding}))
 	steps = append(steps, runtimeSteps(c, n)...)
+	if c.from != nil {
+		steps = append(steps, c.from.countStep())
+	}
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),

@@ -25,7 +25,7 @@ func TestRecoverRefusesHost(t *testing.T) {
 		"a learner":            {Target{Claim: controlPlane, EtcdData: true}, fault.Quorum, "never had a vote"},
 	} {
 		c.target.Wish, c.target.Host = spec.Host{Name: "cp1"}, hosttest.NewSim(t, "cp1")
-		if _, err := LookRecover(t.Context(), c.target); fault.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.says) {
+		if _, err := LookRecover(t.Context(), Recover{Target: c.target}); fault.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

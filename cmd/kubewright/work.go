@@ -125,7 +125,7 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		err = w.findRestored(ctx, a.restore)
 	case verbRecover:
 		var in bootstrap.Recover
-		in, err = bootstrap.LookRecover(ctx, w.targets[0])
+		in, err = bootstrap.LookRecover(ctx, bootstrap.Recover{Target: w.targets[0]})
 		w.recover = &in
 	default:
 		err = a.findJournals(ctx, w, connect)

@@ -99,7 +99,7 @@ func TestStoreAndPrune(t *testing.T) {
 // A clock that was ahead once costs no backup: neither the one that was just made, nor those kept before it.
 func TestPruneAfterClockWasAhead(t *testing.T) {
 	f := open(t)
-	at := func(days int) string { return "docs-" + night.AddDate(0, 0, days).Format(stamp) + extension }
+	at := func(days int) string { return backup.FileName("docs", night.AddDate(0, 0, days)) }
 	for _, days := range []int{-2, -1, 0, 400, 401, 402} {
 		if err := os.WriteFile(filepath.Join(f.path, at(days)), nil, 0o600); err != nil {
 			t.Fatal(err)
