@@ -4,14 +4,18 @@
 package bootstrap
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
@@ -65,6 +69,39 @@ func FounderFirst(targets []Target) []Target {
 	return ordered
 }
 
+// RefuseSecond refuses to found a cluster on hosts of one that goes on elsewhere: none of them has etcd's
+// data, and one knows API servers that are on no target. An empty cluster would have the certificates of that
+// one, and nodes would be led to both.
+func RefuseSecond(ctx context.Context, targets []Target) error {
+	if slices.ContainsFunc(targets, func(t Target) bool { return t.EtcdData }) {
+		return nil
+	}
+	elsewhere := func(s netip.AddrPort) bool {
+		return !slices.ContainsFunc(targets, func(t Target) bool { return t.interfaceOf(s.Addr()) != "" })
+	}
+	for _, t := range targets {
+		if t.Claim == nil {
+			continue
+		}
+		servers, err := apilb.Remembered(ctx, t.Host)
+		if err != nil {
+			return fault.At(t.Wish.Name, "gather-facts", err)
+		}
+		i := slices.IndexFunc(servers, elsewhere)
+		if i < 0 {
+			continue
+		}
+		name, remedy := t.Wish.Name, "put it back first: kubewright reset %[1]s"
+		if controls(t) {
+			remedy = "take it out, and let it in anew: kubewright remove %[1]s, then kubewright join %[1]s --control-plane; if that cluster is lost for good: kubewright reset %[1]s"
+		}
+		return fault.At(name, "etcd/configure", fault.New(fault.HostTaken, fmt.Sprintf(remedy, name),
+			"cluster %s, which it is a node of, has an API server at %s, and none of the hosts named has its data: it would be founded a second time",
+			t.Claim.Cluster, servers[i]))
+	}
+	return nil
+}
+
 // PlanInit lists the steps that make the first control-plane node, and that join
 // the other hosts of the spec meanwhile: workers need the API for their last steps only,
 // further control-plane hosts become members of etcd one after the other.
@@ -93,6 +130,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		c.hosts, c.servers = in.Live.staying(in.Cluster, leaving)
 	}
 	if in.From != nil {
+		c.ca.Set(in.From.common()["ca.crt"])
 		c.recorded = plan.NewValue[bool]("the control-plane hosts of now, in the cluster")
 	}
 	for _, n := range nodes {
@@ -125,7 +163,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 		Needs: restarted(members), Do: cluster.Objects{Objects: objects}}
 	if in.From != nil {
 		steps = append(steps, in.From.clusterSteps(c, nodes)...)
-		apply.Sets, apply.Do = []plan.Cell{c.recorded}, clusterTold{apply.Do, c.recorded}
+		apply.Sets, apply.Do = []plan.Cell{c.recorded}, clusterTold{perhaps[cluster.Reader, cluster.Writer]{apply.Do}, c.recorded}
 	}
 	steps = append(steps, leaving.unlists(apply), readmitStep(nodes))
 	steps = append(steps, joinSteps(c, workers)...)
@@ -134,6 +172,11 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	if c.Network.Backend != spec.NoNet { // without a pod network there are no pods yet
 		steps = append(steps, clusterStep{Name: "coredns/wait-available", Doc: "wait until names of services can be resolved",
 			Wait: true, Do: cluster.Available{Namespace: "kube-system", Deployment: "coredns"}})
+	}
+	merge := localStep{Name: "kubeconfig/merge", Doc: "add the cluster to the user's kubeconfig", Needs: []plan.Cell{admin, c.apiUp},
+		Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin, Servers: c.severalServers()}}
+	if in.From != nil { // who had a kubeconfig of the cluster has it still
+		merge.Do = perhaps[kubeconfig.Local, kubeconfig.Local]{merge.Do}
 	}
 	put, proofs := in.Leaving.lanes(leaving)
 	lanes = append(lanes, put...)
@@ -144,10 +187,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	client := in.Connect.connect(c.access, first.Host.Dial)
 	lanes = append(lanes,
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, steps...),
-		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, localStep{
-			Name: "kubeconfig/merge", Doc: "add the cluster to the user's kubeconfig", Needs: []plan.Cell{admin, c.apiUp},
-			Do: kubeconfig.Merge{Path: in.Kubeconfig, Name: c.Name, Access: admin, Servers: c.severalServers()},
-		}))
+		plan.NewLane(localLane, kubeconfig.Local{}, kubeconfig.Local{}, merge))
 	return lanes, proofs, nil
 }
 
@@ -186,6 +226,9 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 	)
 	steps = append(steps, step("etcd/settle", "it founds no other cluster if it loses its data", etcd.Start{Cluster: founding}))
 	steps = append(steps, runtimeSteps(c, n)...)
+	if c.from != nil {
+		steps = append(steps, c.from.countStep())
+	}
 	steps = append(steps, c.apilbSteps(c.ownServer(n))...)
 	steps = append(steps,
 		step("kubelet/configure", "the node agent's and kube-proxy's configuration", c.agentFiles(n, agent, proxy)),

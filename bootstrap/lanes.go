@@ -191,6 +191,9 @@ func nodeSteps(c *shared, nodes []Node) []clusterStep {
 	steps := []clusterStep{
 		{Name: "node/set-metadata", Doc: "roles, labels and taints of the nodes", Do: cluster.NodeMetas{Nodes: metas}},
 	}
+	if c.from != nil { // most of them are in the backup
+		steps[0].Do = perhaps[cluster.Reader, cluster.Writer]{steps[0].Do}
+	}
 	if c.Network.Backend != spec.NoNet { // without a pod network no node gets ready
 		steps = append(steps, clusterStep{Name: "node/wait-ready", Doc: "wait until the nodes are ready", Wait: true,
 			Do: cluster.NodesReady{Nodes: names}})
@@ -217,6 +220,10 @@ func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
 	}
 	if c.live != nil {
 		m.WithoutLabels, m.Without = c.dropped(n, labels)
+	}
+	if c.from != nil && n.Wish.Role == spec.WorkerRole { // it may have been of the control plane in the backup
+		m.WithoutLabels = append(m.WithoutLabels, controlPlaneKey)
+		m.Without = append(m.Without, corev1.Taint{Key: controlPlaneKey, Effect: corev1.TaintEffectNoSchedule})
 	}
 	if n.Wish.Role == spec.ControlPlaneRole && c.ControlPlane.Schedulable {
 		m.Without = append(m.Without, corev1.Taint{Key: controlPlaneKey, Effect: corev1.TaintEffectNoSchedule})
@@ -376,6 +383,27 @@ func (a told[R, W]) Foresee() plan.Diff {
 	}
 	return nil
 }
+
+// perhaps is an action on what a backup brings along: whether something of it is to be changed is not known before.
+type perhaps[R, W any] struct{ plan.Action[R, W] }
+
+// Foresee is the action's own, with that said.
+func (a perhaps[R, W]) Foresee() plan.Diff {
+	f, ok := a.Action.(plan.Foreseer)
+	if !ok {
+		return nil
+	}
+	diff := f.Foresee()
+	for i, c := range diff {
+		if c.Verb == plan.Create {
+			diff[i].Verb = plan.Update
+		}
+		diff[i].Detail = strings.TrimPrefix(c.Detail+", "+unlessSo, ", ")
+	}
+	return diff
+}
+
+const unlessSo = "unless it is so already"
 
 // issue makes the first control-plane host's certificates and tells the other lanes
 // what they need of them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,6 +33,20 @@ func changes(steps []plan.Foreseen) []string {
 	return slices.Compact(lines)
 }
 
+// foreseen is what steps did, together with what was planned unless it was so already.
+func foreseen(planned, did []plan.Foreseen) []string {
+	lines := changes(did)
+	for _, s := range planned {
+		for _, c := range s.Diff {
+			if strings.HasSuffix(c.Detail, unlessSo) {
+				lines = append(lines, changes([]plan.Foreseen{{Lane: s.Lane, Step: s.Step, Diff: plan.Diff{c}}})...)
+			}
+		}
+	}
+	slices.Sort(lines)
+	return slices.Compact(lines)
+}
+
 // TestPlanIsWhatARunDoes plans each verb on hosts that only learn what each step would change, and then runs
 // it: the run does what the plan says and nothing else. A plan of what was done says nothing.
 func TestPlanIsWhatARunDoes(t *testing.T) {
@@ -43,6 +58,9 @@ func TestPlanIsWhatARunDoes(t *testing.T) {
 		"join-members": {initOne, joinMembers},
 		"remove-first": {initThree, removeFirst},
 		"reset":        {initThree, resetThree},
+		"restore":      {initThree, takeBackup, reinstallThree, restoreSame},
+		"restore-new":  {initTwo, takeBackup, loseFirst, restoreNew},
+		"recover":      {initThree, loseTwo, recoverFirst},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, 1, b, t.TempDir(), func(t *testing.T, w *world) {
@@ -53,7 +71,7 @@ func TestPlanIsWhatARunDoes(t *testing.T) {
 				w.rest()
 				planned := w.preview(t, last)
 				did := w.record(t, last)
-				if diff := cmp.Diff(changes(planned), changes(did)); diff != "" {
+				if diff := cmp.Diff(changes(planned), foreseen(planned, did)); diff != "" {
 					t.Errorf("the plan (-) and the run (+):\n%s", diff)
 				}
 				w.rest()

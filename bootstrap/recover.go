@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
@@ -27,26 +29,40 @@ type Recover struct {
 	Run    journal.Run
 	// Connect reaches the API; nil: cluster.New.
 	Connect Connector
+	// Etcd reaches etcd; nil: etcd.NewClient.
+	Etcd EtcdConnector
+	// Self asks the host's own member; nil: etcd.Own.
+	Self etcd.Self
 }
 
-// LookRecover refuses a host from which etcd cannot, or need not, be rebuilt.
-func LookRecover(ctx context.Context, t Target) (Recover, error) {
-	in := Recover{Target: t}
+func (in Recover) self() etcd.Self {
+	if in.Self == nil {
+		return etcd.Own{PKI: certs.Dir + "/etcd"}
+	}
+	return in.Self
+}
+
+// LookRecover finds out what a recovery gives up, in whose Target is known. It refuses a host from which
+// etcd cannot, or need not, be rebuilt.
+func LookRecover(ctx context.Context, in Recover) (Recover, error) {
+	t := in.Target
 	refuse := func(code fault.Code, remedy, format string, args ...any) (Recover, error) {
 		return in, fault.At(t.Wish.Name, "etcd/recover", fault.New(code, remedy, format, args...))
 	}
 	if t.Claim == nil || t.Claim.Role != string(spec.ControlPlaneRole) || !t.EtcdData {
 		return refuse(fault.ClusterMissing, "name a control-plane host that is left; without one, `kubewright restore` a backup", "it has no data of etcd")
 	}
-	reason, err := etcd.Fenced(ctx, t.Host)
-	if err != nil {
-		return in, err
+	if t.Fenced != "" {
+		return refuse(fault.Quorum, "name another host", "its data are fenced: %s", t.Fenced)
 	}
-	if reason != "" {
-		return refuse(fault.Quorum, "name another host", "its data are fenced: %s", reason)
+	if !t.HasAPI { // etcd ends, and for ever, that is to make a learner its only member
+		return refuse(fault.Quorum, "name another control-plane host; without one, `kubewright restore` a backup",
+			"its member of etcd never had a vote, as its join did not come to an end: it cannot become the only one")
 	}
-	client := etcd.NewClient(t.Host, certs.Dir+"/etcd")
-	defer client.Close() //nolint:errcheck // only read through
+	client := in.Etcd.connect(t.Host)
+	if c, ok := client.(io.Closer); ok {
+		defer c.Close() //nolint:errcheck // only read through
+	}
 	members, err := client.Members(ctx)
 	if err == nil && len(members) > 1 {
 		return refuse(fault.Quorum, "nothing is to be recovered; take lost members out with `kubewright remove HOST --force`",
@@ -65,7 +81,7 @@ func LookRecover(ctx context.Context, t Target) (Recover, error) {
 			in.Lost = append(in.Lost, m)
 		}
 	}
-	if in.Copy, err = etcd.CopyFor(ctx, t.Host, certs.Dir+"/etcd"); err != nil {
+	if in.Copy, err = etcd.CopyFor(ctx, t.Host, in.self()); err != nil {
 		return in, err
 	}
 	content, err := t.Host.ReadFile(ctx, controlplane.SuperAdminKubeconfig)
@@ -78,6 +94,9 @@ func LookRecover(ctx context.Context, t Target) (Recover, error) {
 	return in, nil
 }
 
+// recoverTime bounds the step that copies all of etcd's data, at whatever a slow disk takes for 8 GB.
+const recoverTime = 20 * time.Minute
+
 // PlanRecover lists the steps that make etcd a cluster of the one member that is left.
 func PlanRecover(in Recover) []plan.Lane {
 	done := plan.NewValue[bool]("etcd with one member")
@@ -85,8 +104,8 @@ func PlanRecover(in Recover) []plan.Lane {
 	client := in.Connect.connect(plan.Of("the admin's access", in.Access), t.Host.Dial)
 	return []plan.Lane{
 		plan.NewLane[hostReader, hostWriter](t.Wish.Name, t.Host, journal.Wrap(t.Host, in.Run), hostStep{
-			Name: "etcd/recover", Doc: "etcd as the only member, with the data that it has", Sets: []plan.Cell{done},
-			Do: hostTold{etcd.Recover{PKI: certs.Dir + "/etcd", Copy: in.Copy}, done}}),
+			Name: "etcd/recover", Doc: "etcd as the only member, with the data that it has", Sets: []plan.Cell{done}, Timeout: recoverTime,
+			Do: hostTold{etcd.Recover{Self: in.self(), Copy: in.Copy}, done}}),
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, clusterStep{
 			Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true, Needs: []plan.Cell{done}, Do: cluster.APIReady{}}),
 	}

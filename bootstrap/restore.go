@@ -2,7 +2,10 @@ package bootstrap
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,10 +16,12 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/backup"
 	"github.com/kubewright/kubewright/bootstrap/backup/census"
 	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/file"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/pki"
@@ -27,20 +32,65 @@ import (
 type Restore struct {
 	Backup   *backup.Backup
 	Snapshot etcd.Source
-	// Counted is set when the objects of the restored cluster were counted, before anything
-	// changed them.
+	// Counted is set when the objects of the restored cluster were counted, by this run or by an earlier one.
 	Counted *plan.Value[Recount]
+	// Count counts them; nil: by etcd and the API of the restored cluster.
+	Count Counter
 }
 
-// Recount is what a restored cluster has, by kind.
+// Recount is what a restored cluster has, by kind, as of its first revision.
 type Recount struct {
-	Kinds []backup.Kind // as in the manifest, with the objects that were found
-	Late  string        // why they cannot be compared with the manifest, "" if they can
+	Origin string        `json:"origin"` // what the snapshot is known by: its SHA-256
+	Kinds  []backup.Kind `json:"kinds"`  // as in the manifest, with the objects that were found
+	// Late is why they cannot be compared with the manifest, "" if they can.
+	Late string `json:"late,omitempty"`
 }
+
+// Counter counts the objects of each kind of a manifest in the cluster whose data a host has.
+type Counter func(ctx context.Context, via host.Reader, access cluster.Access, m backup.Manifest) (Recount, error)
+
+// countFile, on the host that was given the data, is what was counted: a run that is given
+// again later finds that revision gone.
+const countFile = claim.Dir + "/restored.json"
 
 // NewRestore is one that is still to be carried out.
 func NewRestore(b *backup.Backup, snapshot etcd.Source) *Restore {
 	return &Restore{Backup: b, Snapshot: snapshot, Counted: plan.NewValue[Recount]("the objects of the restored cluster")}
+}
+
+// Resume orders hosts as FounderFirst does, but for the one that an earlier run has given the backup's data: that is
+// the first one, however they are given. What was counted on it is not counted again.
+func (r *Restore) Resume(ctx context.Context, targets []Target) ([]Target, error) {
+	ordered := FounderFirst(targets)
+	for i, t := range ordered {
+		if !t.EtcdData {
+			continue
+		}
+		origin, err := etcd.Origin(ctx, t.Host)
+		if err != nil {
+			return nil, fault.At(t.Wish.Name, "gather-facts", err)
+		}
+		if origin == r.origin() {
+			return slices.Insert(slices.Delete(ordered, i, i+1), 0, t), fault.At(t.Wish.Name, "gather-facts", r.recall(ctx, t.Host))
+		}
+	}
+	return ordered, nil
+}
+
+// recall reads what an earlier run has counted on the host that was given the data.
+func (r *Restore) recall(ctx context.Context, h host.Reader) error {
+	content, err := h.ReadFile(ctx, countFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var was Recount
+	if json.Unmarshal(content, &was) == nil && was.Origin == r.origin() && len(was.Kinds) == len(r.Backup.Manifest.Kinds) {
+		r.Counted.Set(was)
+	}
+	return nil
 }
 
 // common is what all control-plane hosts had.
@@ -71,8 +121,20 @@ func (r *Restore) origin() string { return r.Backup.Snapshot.SHA256 }
 // dataStep gives the founder of the cluster its data.
 func (r *Restore) dataStep(c *shared, n Node) hostStep {
 	m := r.Backup.Manifest
-	return step("etcd/restore", "the data of the backup", etcd.Restore{Member: c.etcd(n), From: r.Snapshot, Origin: r.origin(),
+	s := step("etcd/restore", "the data of the backup", etcd.Restore{Member: c.etcd(n), From: r.Snapshot, Origin: r.origin(),
 		Detail: fmt.Sprintf("from the backup of %s, revision %d", m.Made.Format(time.RFC3339), m.Data.Revision)})
+	s.Timeout = dataTime(r.Backup.Snapshot.Size)
+	return s
+}
+
+// slowest is how many bytes a second a snapshot comes to its host at least: a way that is slower than this
+// is taken for one that is broken.
+const slowest = 256 << 10
+
+// dataTime bounds a step that sends or copies so many bytes: begun anew, it would come no further in the
+// same time.
+func dataTime(bytes int64) time.Duration {
+	return plan.DefaultTimeout + time.Duration(bytes/slowest)*time.Second
 }
 
 // keySteps write what else the API server was given by the admin: without these files it
@@ -103,16 +165,47 @@ func (r *Restore) otherFiles() []string {
 // clusterSteps count what was restored, and take out the nodes of control-plane hosts that
 // are no more.
 func (r *Restore) clusterSteps(c *shared, nodes []Node) []clusterStep {
-	first := nodes[0]
-	var steps []clusterStep
-	if !first.EtcdData { // else it was restored by an earlier run, and things have changed since
-		steps = append(steps, clusterStep{Name: "backup/count", Doc: "count what was restored, as of the backup", Wait: true,
-			Sets: []plan.Cell{r.Counted}, Do: recount{restore: r, via: first, access: c.access}})
-	}
 	lost := r.lost(nodes)
-	return append(steps,
-		clusterStep{Name: "node/bury-pods", Doc: "the pods of control-plane hosts that are no more", Do: cluster.DeadPods{Nodes: lost}},
-		clusterStep{Name: "node/forget", Doc: "their nodes", Do: cluster.Remove{Nodes: lost, By: c.run.By}})
+	return []clusterStep{
+		{Name: "backup/count", Doc: "count what was restored, as of the backup", Wait: true,
+			Sets: []plan.Cell{r.Counted}, Do: recount{restore: r, via: nodes[0], access: c.access}},
+		{Name: "node/bury-pods", Doc: "the pods of control-plane hosts that are no more", Do: cluster.DeadPods{Nodes: lost}},
+		{Name: "node/forget", Doc: "their nodes", Do: cluster.Remove{Nodes: lost, By: c.run.By}},
+	}
+}
+
+// countStep keeps what was counted.
+func (r *Restore) countStep() hostStep {
+	return hostStep{Name: "backup/keep-count", Doc: "what was counted, for a run that is given again", Needs: []plan.Cell{r.Counted}, Do: keepCount{r.Counted}}
+}
+
+// keepCount writes down what was counted.
+type keepCount struct{ counted *plan.Value[Recount] }
+
+func (a keepCount) put() (file.Put, error) {
+	content, err := json.Marshal(a.counted.Get())
+	return file.Put{Files: []file.Wish{{Path: countFile, Mode: 0o600, Content: append(content, '\n')}}}, err
+}
+
+// Foresee is said as long as nothing is counted.
+func (a keepCount) Foresee() plan.Diff {
+	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: countFile, After: &plan.State{Mode: "-rw-------", Later: true}}}
+}
+
+func (a keepCount) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {
+	put, err := a.put()
+	if err != nil {
+		return nil, err
+	}
+	return put.Check(ctx, r)
+}
+
+func (a keepCount) Apply(ctx context.Context, h host.Host) error {
+	put, err := a.put()
+	if err != nil {
+		return err
+	}
+	return put.Apply(ctx, h)
 }
 
 // lost are the nodes of the control-plane hosts that are not among nodes.
@@ -142,27 +235,43 @@ func (a recount) Check(context.Context, cluster.Reader) (plan.Diff, error) {
 }
 
 func (a recount) Apply(ctx context.Context, _ cluster.Writer) error {
-	m := a.restore.Backup.Manifest
-	store, err := etcd.Connect(ctx, a.via.Host, certs.Dir+"/etcd")
+	count := a.restore.Count
+	if count == nil {
+		count = countRestored
+	}
+	r, err := count(ctx, a.via.Host, a.access.Get(), a.restore.Backup.Manifest)
 	if err != nil {
 		return err
+	}
+	r.Origin = a.restore.origin()
+	a.restore.Counted.Set(r)
+	return nil
+}
+
+// countRestored asks etcd for its oldest revision, and the API for the objects at it. It finds what was restored
+// whatever was changed since, as long as etcd keeps that: API servers have it thrown away after five minutes.
+func countRestored(ctx context.Context, via host.Reader, access cluster.Access, m backup.Manifest) (Recount, error) {
+	store, err := etcd.Connect(ctx, via, certs.Dir+"/etcd")
+	if err != nil {
+		return Recount{}, err
 	}
 	defer store.Close() //nolint:errcheck // only read through
 	at, err := store.HashKV(ctx, store.Endpoints()[0], 0)
 	if err != nil {
-		return fmt.Errorf("etcd's revision: %w", err)
+		return Recount{}, fmt.Errorf("etcd's revision: %w", err)
 	}
 	// All that was restored is compacted up to its last revision, put forward.
-	restored := at.CompactRevision
-	var r Recount
-	if first := m.Data.Revision + etcd.Bump; restored != first {
-		r.Late = fmt.Sprintf("the snapshot goes on for %d revisions after the count", restored-first)
+	oldest, first := at.CompactRevision, m.Data.Revision+etcd.Bump
+	r := Recount{}
+	switch {
+	case oldest == first:
+	case m.Data.Exact:
+		r.Late = fmt.Sprintf("they are counted late, %d revisions after they were restored", oldest-first)
+	default:
+		r.Late = fmt.Sprintf("the snapshot goes on for %d revisions after the count", oldest-first)
 	}
-	if r.Kinds, err = census.Count(ctx, cluster.Config(a.access.Get(), a.via.Host.Dial), m.Kinds, restored); err != nil {
-		return err
-	}
-	a.restore.Counted.Set(r)
-	return nil
+	r.Kinds, err = census.Count(ctx, cluster.Config(access, via.Dial), m.Kinds, oldest)
+	return r, err
 }
 
 // OldServers are the addresses at which control-plane hosts of the backup still serve the
@@ -190,7 +299,8 @@ func (r *Restore) OldServers(ctx context.Context, wish *spec.Cluster, targets []
 const oldServerTime = 2 * time.Second
 
 // Wish is the cluster of the backup on other control-plane hosts: its record, with the
-// hosts that are given for the control plane, and those workers of it that are named.
+// hosts that are given for the control plane, and those workers of it that are named. A host that was one
+// of its control plane is the same node again, at whatever address.
 func (r *Restore) Wish(controlPlane, workers []string) (*spec.Cluster, error) {
 	wish, err := spec.Load(strings.NewReader(string(r.Backup.Spec)), "the backup's cluster.yaml")
 	if err != nil {
@@ -201,7 +311,7 @@ func (r *Restore) Wish(controlPlane, workers []string) (*spec.Cluster, error) {
 	for _, name := range controlPlane {
 		h := spec.Host{Name: name}
 		if i := slices.IndexFunc(known, func(k spec.Host) bool { return k.Name == name && k.Role == spec.ControlPlaneRole }); i >= 0 {
-			h.Labels, h.Taints = known[i].Labels, known[i].Taints
+			h.Node, h.Labels, h.Taints = known[i].Node, known[i].Labels, known[i].Taints
 		}
 		h.Role = spec.ControlPlaneRole
 		wish.Hosts = append(wish.Hosts, h)

@@ -163,20 +163,25 @@ func TestEveryPoint(t *testing.T) {
 		// does beyond those that are tried in full is the same on several hosts.
 		square bool
 	}{
-		"init":          {verbs: []verb{initAll}},
-		"join":          {verbs: []verb{initOne, joinTwo}},
-		"reset-worker":  {verbs: []verb{initAll, resetWorker}},
-		"reset":         {verbs: []verb{initAll, resetAll}},
-		"rejoin":        {verbs: []verb{initAll, resetWorker, joinWorker}, square: true},
-		"init-three":    {verbs: []verb{initThree}, square: true},
-		"join-members":  {verbs: []verb{initOne, joinMembers}, square: true},
-		"remove-first":  {verbs: []verb{initThree, removeFirst}, square: true},
-		"remove-other":  {verbs: []verb{initThree, removeOther}, square: true},
-		"remove-worker": {verbs: []verb{initThree, removeNode}, square: true},
-		"remove-dead":   {verbs: []verb{initThree, removeDead}},
-		"join-first":    {verbs: []verb{initThree, removeFirst, joinFirst}, square: true},
-		"change-three":  {verbs: []verb{initThree, initChanged}, square: true},
-		"reset-three":   {verbs: []verb{initThree, resetThree}, square: true},
+		"init":            {verbs: []verb{initAll}},
+		"join":            {verbs: []verb{initOne, joinTwo}},
+		"reset-worker":    {verbs: []verb{initAll, resetWorker}},
+		"reset":           {verbs: []verb{initAll, resetAll}},
+		"rejoin":          {verbs: []verb{initAll, resetWorker, joinWorker}, square: true},
+		"init-three":      {verbs: []verb{initThree}, square: true},
+		"join-members":    {verbs: []verb{initOne, joinMembers}, square: true},
+		"remove-first":    {verbs: []verb{initThree, removeFirst}, square: true},
+		"remove-other":    {verbs: []verb{initThree, removeOther}, square: true},
+		"remove-worker":   {verbs: []verb{initThree, removeNode}, square: true},
+		"remove-dead":     {verbs: []verb{initThree, removeDead}},
+		"join-first":      {verbs: []verb{initThree, removeFirst, joinFirst}, square: true},
+		"change-three":    {verbs: []verb{initThree, initChanged}, square: true},
+		"reset-three":     {verbs: []verb{initThree, resetThree}, square: true},
+		"restore":         {verbs: []verb{initThree, takeBackup, reinstallThree, restoreSame}, square: true},
+		"restore-new":     {verbs: []verb{initTwo, takeBackup, loseFirst, restoreNew}, square: true},
+		"recover":         {verbs: []verb{initThree, loseTwo, recoverFirst}},
+		"reset-restored":  {verbs: []verb{initThree, takeBackup, reinstallThree, restoreSame, resetThree}, square: true},
+		"reset-recovered": {verbs: []verb{initThree, loseTwo, recoverFirst, returnTwo, resetThree}, square: true},
 	} {
 		verbs := c.verbs
 		t.Run(name, func(t *testing.T) {
@@ -232,11 +237,20 @@ func schedule(seed uint64) []stage {
 		{initThree}, {initThree, initOther}, {initThree, initChanged}, {initOne, joinMembers}, {initOne, joinMembers, resetThree}, {initThree, resetThree},
 		{initThree, resetThree, initThree}, {initThree, removeFirst, joinFirst}, {initThree, removeOther}, {initThree, removeNode},
 		{initThree, removeDead}, {initThree, removeDead, resetSecond},
+		{initThree, takeBackup, reinstallThree, restoreSame}, {initThree, takeBackup, reinstallThree, restoreSame, restoreOther},
+		{initThree, takeBackup, reinstallThree, restoreSame, resetThree}, {initTwo, takeBackup, loseFirst, restoreNew},
+		{initThree, takeBackup, loseTwo, reinstallFirst, restoreFirst, returnTwo, resetThree},
+		{initThree, loseTwo, recoverFirst}, {initThree, loseTwo, recoverFirst, returnTwo, resetThree},
+		{initThree, loseTwo, recoverFirst, removeLost, reinstallTwo, joinLost, initChanged},
 	}
 	var stages []stage
 	story := stories[r.IntN(len(stories))]
 	for i, v := range story {
 		s := stage{verb: v}
+		if v.event() {
+			stages = append(stages, s)
+			continue
+		}
 		most := v.operations()
 		for range r.IntN(4) {
 			c := cut{operation: 1 + r.IntN(most), moment: hosttest.Moment(r.IntN(3)), kind: kind(r.IntN(3))}
@@ -246,7 +260,7 @@ func schedule(seed uint64) []stage {
 			s.cuts = append(s.cuts, c)
 		}
 		// An admin may give up half-way, and take everything back, or put it in another way.
-		next := i+1 < len(story) && (story[i+1].destroys() || v.name == "init" && story[i+1].name == "init")
+		next := i+1 < len(story) && (story[i+1].destroys() || story[i+1].name == v.name && (v.name == "init" || v.name == "restore"))
 		s.leave = next && len(s.cuts) > 0 && r.IntN(2) == 0
 		stages = append(stages, s)
 	}

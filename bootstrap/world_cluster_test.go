@@ -81,6 +81,15 @@ func (m *machine) begin(unit string, p *process) {
 	switch unit {
 	case etcd.Unit:
 		p.ca, _ = m.Get(certs.Dir + "/etcd/ca.crt")
+		if m.world.guard(m, p) {
+			m.CrashUnit(unit)
+			delete(m.procs, unit)
+			return
+		}
+		if m.has(forceDropIn) && m.has(forceOnce) {
+			m.world.forceNew(m)
+			m.Drop(forceOnce)
+		}
 		m.world.startEtcd(m, p)
 	case controlplane.APIServerUnit:
 		p.ca, _ = m.Get(certs.Dir + "/ca.crt")

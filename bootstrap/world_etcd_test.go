@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
+	"github.com/kubewright/kubewright/bootstrap/backup"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
@@ -26,6 +27,9 @@ type raft struct {
 	members []*seat
 	count   int // of the members that it ever had
 	leader  string
+	// counts are the objects of the backup that its data come from, and restored is when that was.
+	counts   []backup.Kind
+	restored time.Time
 }
 
 // seat is a member.
@@ -114,7 +118,7 @@ func (w *world) startEtcd(m *machine, p *process) {
 		if len(initial) != 1 {
 			w.broke("%s founds a cluster with others that know nothing of it: %v", m.Name(), initial)
 		}
-		q = &raft{id: fmt.Sprint(m.Name(), p.pid, m.boots)}
+		q = &raft{id: fmt.Sprintf("%s founded %d", m.Name(), len(w.rafts))}
 		w.rafts[q.id] = q
 		me = q.admit(url, false)
 	case "existing":
@@ -361,6 +365,21 @@ func (c *etcdClient) reach(ctx context.Context) (*raft, error) {
 	return q, nil
 }
 
+// Remembered is what the member on the host knows, or has listed before.
+func (c *etcdClient) Remembered(ctx context.Context) ([]etcd.Member, error) {
+	if _, err := c.via.Stat(ctx, "/"); err != nil {
+		return nil, errors.Join(etcd.ErrUnreachable, err)
+	}
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	c.w.attend()
+	q, _ := c.w.member(c.via)
+	if q == nil {
+		return nil, etcd.ErrUnreachable
+	}
+	return q.list(), nil
+}
+
 func (c *etcdClient) Members(ctx context.Context) ([]etcd.Member, error) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
@@ -368,6 +387,11 @@ func (c *etcdClient) Members(ctx context.Context) ([]etcd.Member, error) {
 	if err != nil {
 		return nil, err
 	}
+	return q.list(), nil
+}
+
+// list are the members, each as it is.
+func (q *raft) list() []etcd.Member {
 	members := make([]etcd.Member, len(q.members))
 	for i, s := range q.members {
 		members[i] = s.Member
@@ -376,7 +400,7 @@ func (c *etcdClient) Members(ctx context.Context) ([]etcd.Member, error) {
 			members[i].Trouble = "it does not answer"
 		}
 	}
-	return members, nil
+	return members
 }
 
 // change is an operation on the membership; of one member, if id is not "".

@@ -52,7 +52,7 @@ const (
 func newMachine(t testing.TB, n int, b *bundle.Bundle) *machine {
 	name := fmt.Sprintf("h%d", n)
 	m := &machine{
-		Sim: hosttest.NewSim(t, name), address: netip.AddrFrom4([4]byte{198, 18, 0, byte(10 + n)}),
+		Sim: hosttest.NewSim(t, name), address: addressOfMachine(n),
 		bundle: b, procs: map[string]*process{},
 	}
 	for file, content := range map[string]string{
@@ -83,7 +83,12 @@ func newMachine(t testing.TB, n int, b *bundle.Bundle) *machine {
 }
 
 // api is where the machine's API server serves, if it has one.
-func (m *machine) api() string { return net.JoinHostPort(m.address.String(), "6443") }
+func (m *machine) api() string { return apiOf(m.address) }
+
+func apiOf(a netip.Addr) string { return net.JoinHostPort(a.String(), "6443") }
+
+// addressOfMachine is where the nth host is, from 1.
+func addressOfMachine(n int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, 0, byte(10 + n)}) }
 
 // settings are the kernel's own values of what kubewright sets.
 func settings() map[string]string {
@@ -307,7 +312,7 @@ func (m *machine) answer(argv []string) (hosttest.Answer, bool) {
 		return halves(m.lines(last), m.apply)
 	case strings.HasPrefix(args, "-q -w ") && argv[0] == "sysctl":
 		return halves(argv[3:], m.apply)
-	case argv[0] == "umount" && argv[1] == "--":
+	case argv[0] == "umount" && argv[1] == "--lazy" && argv[2] == "--":
 		return halves(argv[2:], m.unmount)
 	case strings.HasPrefix(args, "kill --kill-whom=all") && argv[0] == "systemctl":
 		return does(func() {}) // what is killed so is started again, until it is stopped
@@ -325,7 +330,7 @@ func (m *machine) answer(argv []string) (hosttest.Answer, bool) {
 		a.Half = func() { m.fill(last+".partial", len(m.bundle.Files())/2) }
 		return a, ok
 	}
-	return hosttest.Answer{}, false
+	return m.disasters(argv)
 }
 
 // units lists units with what is said of each, but for those of which that is nothing.

@@ -52,6 +52,11 @@ type world struct {
 	via  *machine // through which the run that goes on reaches the API
 	plan []cut    // of that run, what is to happen
 	dead []int    // machines that have no power until somebody turns them on, from 1
+	lost []int    // machines that have no power until they come back, from 1
+
+	snapshots map[string]*store // what is in the snapshots of backups, by the snapshot's text
+	backup    backupFile        // that was taken
+	restored  *Restore          // of the run that goes on
 
 	mu       sync.Mutex
 	stores   map[string]*store // by the id of etcd's cluster
@@ -122,7 +127,7 @@ const worldHosts = 4
 func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 	w := &world{
 		t: t, seed: seed, bundle: b, kubeconfig: filepath.Join(dir, "config"),
-		stores: map[string]*store{}, rafts: map[string]*raft{}, happened: map[string]int{},
+		stores: map[string]*store{}, rafts: map[string]*raft{}, snapshots: map[string]*store{}, happened: map[string]int{},
 	}
 	const other = "apiVersion: v1\nclusters:\n- cluster:\n    server: https://192.0.2.1:6443\n  name: other\n" +
 		"contexts: null\ncurrent-context: \"\"\nkind: Config\nusers: null\n" // as client-go writes it
@@ -130,24 +135,27 @@ func newWorld(t testing.TB, seed uint64, b *bundle.Bundle, dir string) *world {
 		t.Fatal(err)
 	}
 	for n := 1; n <= worldHosts; n++ {
-		m := newMachine(t, n, b)
-		m.world = w
-		w.machines = append(w.machines, m)
+		w.machines = append(w.machines, w.newMachine(n))
 	}
 	w.asked = w.machines[0]
-	for _, m := range w.machines {
-		for _, other := range w.machines {
-			m.Serve("tcp", other.api(), func(c net.Conn) { c.Close() }) //nolint:errcheck // a pipe
-		}
-	}
 	return w
+}
+
+// newMachine is a bare host, which reaches all others.
+func (w *world) newMachine(n int) *machine {
+	m := newMachine(w.t, n, w.bundle)
+	m.world = w
+	for other := 1; other <= worldHosts; other++ {
+		m.Serve("tcp", apiOf(addressOfMachine(other)), func(c net.Conn) { c.Close() }) //nolint:errcheck // a pipe
+	}
+	return m
 }
 
 // verb is one command line.
 type verb struct {
-	name     string // init, join, reset, remove, apply
+	name     string // init, join, reset, remove, apply, restore, recover, or an event
 	hosts    []int  // from 1
-	controls int    // of init, join and apply: so many of the hosts are to be control-plane hosts, the first ones
+	controls int    // of init, join, apply, restore and recover: so many of the hosts are to be control-plane hosts, the first ones
 	force    bool   // of remove: the hosts have no power, and never get it back while it runs
 	quota    string // of init: an argument of etcd's, which is restarted for it
 }
@@ -171,7 +179,7 @@ func (v verb) destroys() bool { return v.name == "reset" && len(v.hosts) >= len(
 
 // operations is about how many the verb takes.
 func (v verb) operations() int {
-	of := map[string]int{"init": 85, "join": 40, "reset": 40, "remove": 110}[v.name]
+	of := map[string]int{"init": 85, "join": 40, "reset": 40, "remove": 110, "restore": 95, "recover": 25}[v.name]
 	if v.controls > 1 || v.name == "join" && v.controls > 0 {
 		of = 110
 	}
@@ -202,19 +210,25 @@ var (
 // run is one run of the program: from connecting to its end, with all hosts
 // reachable at first.
 func (w *world) run(v verb, cuts ...cut) (n plan.Count, err error) {
+	if v.event() {
+		return n, w.befall(v)
+	}
 	w.plan = cuts
 	err = w.do(v, func(h host.Host) host.Host { return h }, func(ctx context.Context, lanes []plan.Lane) error {
 		n, err = plan.Run(ctx, plan.Options{}, lanes...)
 		return err
 	})
+	if err == nil && v.name == "restore" {
+		w.proven()
+	}
 	return n, err
 }
 
 // do plans a verb on the hosts as see shows them, and does something with the plan while the cluster lives on.
 func (w *world) do(v verb, see func(host.Host) host.Host, act func(context.Context, []plan.Lane) error) error {
-	w.dead = nil
+	w.dead = slices.Clone(w.lost)
 	if v.force {
-		w.dead = v.hosts
+		w.dead = append(w.dead, v.hosts...)
 	}
 	w.turnOn()
 	w.settle()
@@ -278,9 +292,9 @@ func (w *world) turnOn() {
 	}
 }
 
-// rest lets time pass until nothing happens any more. What was dead is back then.
+// rest lets time pass until nothing happens any more. What was dead is back then, unless it was lost.
 func (w *world) rest() {
-	w.dead = nil
+	w.dead = slices.Clone(w.lost)
 	w.turnOn()
 	const enough = 12 // steps from a kubelet that starts to a pod that runs
 	for range enough {
@@ -314,7 +328,12 @@ func (w *world) dial(_ context.Context, h spec.Host) (Connection, error) {
 // lanes plans as the commands do.
 func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []Target) ([]plan.Lane, error) {
 	run := journal.Run{ID: fmt.Sprint(w.runs), Verb: v.String(), By: "an admin", Began: time.Now()}
-	if v.name == "init" || v.name == "apply" {
+	switch v.name {
+	case "restore":
+		return w.restoreLanes(ctx, run, hosts, targets)
+	case "recover":
+		return w.recoverLanes(ctx, run, targets[0])
+	case "init", "apply":
 		return w.initLanes(ctx, v, run, hosts, FounderFirst(targets))
 	}
 	name, access, accessErr := kubeconfig.Access(w.kubeconfig, "")
@@ -728,6 +747,9 @@ func (u units) ResetFailed(ctx context.Context, unit string) error {
 	return u.operate(ctx, "reset-failed "+unit, func() error { return u.Systemd.ResetFailed(ctx, unit) })
 }
 
+// recoveryCopy is where `recover` keeps the data as they were: by when, in the end.
+var recoveryCopy = regexp.MustCompile(`^(` + etcd.DataDir + `-before-recover)-[^/]*`)
+
 // picture is all that stands in a world at rest, by what it is. Keys and
 // certificates are in it by their kind only: that they are the right ones is
 // told by a further run that finds nothing to change.
@@ -742,7 +764,11 @@ func (w *world) picture() picture {
 	for _, m := range w.machines {
 		state := m.Snapshot()
 		for name, e := range state.Files {
-			if key := m.Name() + " " + name; !volatile.MatchString(key) {
+			key := m.Name() + " " + recoveryCopy.ReplaceAllString(name, "$1")
+			if p[key] != "" {
+				key += ", and another one"
+			}
+			if !volatile.MatchString(key) {
 				p[key] = fmt.Sprintf("%v %d:%d %s %s", e.Mode, e.UID, e.GID, e.Target, plainly(e.Content))
 			}
 		}

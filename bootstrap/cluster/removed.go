@@ -69,20 +69,37 @@ func (a Remove) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	var diff plan.Diff
 	for _, name := range a.Nodes {
 		if _, ok := removed[name]; !ok {
-			diff = append(diff, plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: "ConfigMap kube-system/" + RemovedNodes,
-				Detail: "node " + name + " may not register again, until it joins"})
+			diff = append(diff, barred(name))
 		}
 	}
 	for _, name := range a.Nodes {
 		_, err := kube.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 		switch {
 		case err == nil:
-			diff = append(diff, plan.Change{Verb: plan.Delete, Kind: plan.ObjectAPI, Object: "Node " + name})
+			diff = append(diff, deleted(name))
 		case !apierrors.IsNotFound(err):
 			return nil, err
 		}
 	}
 	return diff, nil
+}
+
+// Foresee: all of them are nodes still, and none was removed before.
+func (a Remove) Foresee() plan.Diff {
+	diff := plan.Diff{}
+	for _, name := range a.Nodes {
+		diff = append(diff, barred(name), deleted(name))
+	}
+	return diff
+}
+
+func barred(node string) plan.Change {
+	return plan.Change{Verb: plan.Update, Kind: plan.ObjectAPI, Object: "ConfigMap kube-system/" + RemovedNodes,
+		Detail: "node " + node + " may not register again, until it joins"}
+}
+
+func deleted(node string) plan.Change {
+	return plan.Change{Verb: plan.Delete, Kind: plan.ObjectAPI, Object: "Node " + node}
 }
 
 // Apply marks the nodes before it deletes them: a kubelet that is started just then

@@ -13,8 +13,6 @@ import (
 // Keeper looks after etcd's members and data. Client is one.
 type Keeper interface {
 	Writer
-	// Remembered lists the members as one of them remembers them, also without a quorum.
-	Remembered(ctx context.Context) ([]Member, error)
 	// Defragment gives the space that a member's database does not use back to its file
 	// system. The member answers nobody meanwhile.
 	Defragment(ctx context.Context, m Member) error

@@ -29,6 +29,8 @@ func (k *keeper) Members(ctx context.Context) ([]Member, error) {
 	return members, err
 }
 
+func (k *keeper) Remembered(ctx context.Context) ([]Member, error) { return k.fake.Remembered(ctx) }
+
 func (k *keeper) Defragment(_ context.Context, m Member) error {
 	return k.do("defrag "+m.Name, func() { k.member(m.ID).DBSize /= 2; k.away = m.ID })
 }

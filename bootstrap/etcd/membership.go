@@ -111,6 +111,8 @@ type Reader interface {
 	// that the list itself is not to be had: there is no quorum (ErrNoQuorum), or no way to
 	// it (ErrUnreachable).
 	Members(ctx context.Context) ([]Member, error)
+	// Remembered lists the members as one of them remembers them, also without a quorum.
+	Remembered(ctx context.Context) ([]Member, error)
 }
 
 // Writer changes etcd's membership. Members are named by their Member.ID.

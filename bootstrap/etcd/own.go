@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"net"
+	"time"
 
 	"go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -28,4 +29,52 @@ func Connect(ctx context.Context, r host.Reader, pki string) (*clientv3.Client, 
 			return r.Dial(ctx, "tcp", "127.0.0.1:"+ClientPort)
 		})},
 	})
+}
+
+// Self asks a host's own member how it sees its cluster, whether or not it has a quorum.
+type Self interface {
+	// Look fails if the member does not answer: it does not run, or is still starting.
+	Look(ctx context.Context, r host.Reader) (View, error)
+}
+
+// View is what one member knows without asking the others.
+type View struct {
+	Members []string // their IDs
+	Leader  string   // the ID of the one that it follows, as Members has it; "" if there is none
+	Applied uint64   // raft's index of the last entry that is in its data
+}
+
+// Own is the Self of a host whose health check client's certificate is below PKI.
+type Own struct{ PKI string }
+
+var _ Self = Own{}
+
+// ownTime bounds a question to the host's own member.
+const ownTime = 5 * time.Second
+
+// Look asks the member itself, and nobody else.
+func (o Own) Look(ctx context.Context, r host.Reader) (View, error) {
+	ctx, cancel := context.WithTimeout(ctx, ownTime)
+	defer cancel()
+	client, err := Connect(ctx, r, o.PKI)
+	if err != nil {
+		return View{}, err
+	}
+	defer client.Close() //nolint:errcheck // only read through
+	list, err := client.MemberList(ctx, clientv3.WithSerializable())
+	if err != nil {
+		return View{}, err
+	}
+	status, err := client.Status(ctx, own)
+	if err != nil {
+		return View{}, err
+	}
+	v := View{Applied: status.RaftAppliedIndex}
+	for _, m := range list.Members {
+		v.Members = append(v.Members, hexID(m.ID))
+	}
+	if status.Leader != 0 {
+		v.Leader = hexID(status.Leader)
+	}
+	return v, nil
 }

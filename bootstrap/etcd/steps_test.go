@@ -34,6 +34,8 @@ func (f *fake) Members(context.Context) ([]Member, error) {
 	return slices.Clone(f.members), nil
 }
 
+func (f *fake) Remembered(context.Context) ([]Member, error) { return slices.Clone(f.members), nil }
+
 func (f *fake) do(what string, change func()) error {
 	f.did = append(f.did, what)
 	if len(f.next) > 0 {

@@ -7,6 +7,7 @@ const (
 	APIUnreachable         Code = "api-unreachable"
 	APIUnreachableFromNode Code = "api-unreachable-from-node"
 	BackupFailed           Code = "backup-failed"
+	BackupOld              Code = "backup-old"
 	BundleMismatch         Code = "bundle-mismatch"
 	CertificateExpired     Code = "certificate-expired"
 	CertificateExpiring    Code = "certificate-expiring"
@@ -126,6 +127,11 @@ func healthCodes() []Explanation {
 			"The cluster file asks for backups, and the last one failed, or the timer does not run. Older backups are still there: they are removed only when a new one is proven.",
 			[]string{"the disk of the backups' folder is full", "etcd or the API server did not answer at that time"},
 			[]string{"read why on the host: journalctl -u kubewright-backup.service -n 20 --no-pager", "then try: systemctl start kubewright-backup.service"}},
+		{BackupOld, "no backup is as young as the schedule would have it",
+			"Two scheduled backups in a row, or more, are on no control-plane host. A restore would go further back than the cluster file promises.",
+			[]string{"etcd or the API server did not answer at these times", "the disk of the backups' folder is full", "the hosts were off", "somebody removed the newest ones"},
+			[]string{"make one now: kubewright backup -o FILE --recipient KEY", "see which there are: kubewright backup list",
+				"read why on each control-plane host: journalctl -u kubewright-backup.service -n 20 --no-pager"}},
 		{EtcdFenced, "a member of etcd that was taken out does not start again",
 			"The host has the data of a member that its cluster has taken out for ever, or of another cluster than the other control-plane hosts'. With them it could become a second cluster, so etcd does not start on it. The data stay where they are.",
 			[]string{"the member was removed while its host was off", "the cluster was recovered or restored without this host"},

@@ -149,11 +149,10 @@ func (a *app) answering(ctx context.Context, clusterID string, names []string) [
 }
 
 // findRestored looks whether the backup can be restored on the targets.
-func (w *work) findRestored(ctx context.Context, r *bootstrap.Restore) error {
+func (w *work) findRestored(ctx context.Context, r *bootstrap.Restore) (err error) {
 	if r == nil {
 		return fault.New(fault.Usage, "run `kubewright restore` with the file and the key instead", "a saved plan cannot open a backup")
 	}
-	w.targets = bootstrap.FounderFirst(w.targets)
 	m := r.Backup.Manifest
 	if err := sameVersion(cluster.Record{Bundle: m.Bundle}, w.bundle); err != nil {
 		return err
@@ -162,6 +161,9 @@ func (w *work) findRestored(ctx context.Context, r *bootstrap.Restore) error {
 		if t.Claim != nil && (t.Claim.ClusterID != m.ClusterID || t.Claim.Role != string(t.Wish.Role)) {
 			return t.Claim.Taken(t.Wish.Name)
 		}
+	}
+	if w.targets, err = r.Resume(ctx, w.targets); err != nil {
+		return err
 	}
 	if serving := r.OldServers(ctx, w.Spec, w.targets); len(serving) > 0 && !w.Force {
 		return fault.New(fault.Usage, "switch them off, or reset their hosts; with --force there will be two clusters of one name that fight over the workers",

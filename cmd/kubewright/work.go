@@ -125,7 +125,7 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		err = w.findRestored(ctx, a.restore)
 	case verbRecover:
 		var in bootstrap.Recover
-		in, err = bootstrap.LookRecover(ctx, w.targets[0])
+		in, err = bootstrap.LookRecover(ctx, bootstrap.Recover{Target: w.targets[0]})
 		w.recover = &in
 	default:
 		err = a.findJournals(ctx, w, connect)
@@ -143,6 +143,9 @@ func (a *app) findLive(ctx context.Context, w *work, connect connector) (err err
 		w.ID = w.targets[claimed].Claim.ClusterID
 	case w.ID == "":
 		w.ID = strings.ToLower(rand.Text())
+	}
+	if err := bootstrap.RefuseSecond(ctx, w.targets); err != nil {
+		return err
 	}
 	if w.live, err = bootstrap.Find(ctx, w.targets); err != nil || w.live == nil {
 		return err
