@@ -5,6 +5,9 @@
 //
 // The address is given to the interface with a lifetime, which is what is left of the
 // Lease: if this program is killed or stopped, the kernel takes it away.
+//
+// Who is elected asks the network first: the address is not taken from a machine that has it, which may be
+// a host of another cluster, and is named in the log.
 package vip
 
 import (
