@@ -267,7 +267,15 @@ func (w *world) recoverLanes(ctx context.Context, run journal.Run, t Target) ([]
 	if err != nil {
 		return nil, err
 	}
+	w.recovered = in
 	return PlanRecover(in), nil
+}
+
+// advised looks that who has recovered the cluster is told of the hosts that must not come back, whichever run it was.
+func (w *world) advised() {
+	if len(w.lost) > 0 && len(w.recovered.Advice()) != 3 {
+		w.broke("nobody is told of the hosts that are given up: %q", w.recovered.Advice())
+	}
 }
 
 // self is the etcd.Self of the simulated cluster.
