@@ -66,6 +66,7 @@ var law = []struct {
 	{"bootstrap/backup/take", []string{"bootstrap/backup", "bootstrap/backup/census", "bootstrap/cluster", "bootstrap/etcd", "bootstrap/fault", "bootstrap/host", "bootstrap/kubeconfig", "bootstrap/plan"},
 		"reads a host, over SSH or as a component on it: no steps"},
 	{"bootstrap/backup/scheduled", component(), "a component: components do not know each other"},
+	{"bootstrap/backup/kept", []string{"bootstrap/backup", "bootstrap/backup/scheduled", "bootstrap/claim", "bootstrap/fault", "bootstrap/host", "bootstrap/spec"}, "looks at what hosts keep, and takes one with it"},
 	{"bootstrap/backup/trial", []string{"bootstrap/backup", "bootstrap/backup/census", "bootstrap/bundle", "bootstrap/fault", "bootstrap/spec", "pki"}, "boots a backup on this machine: no hosts"},
 	{"bootstrap/foresee", []string{"bootstrap/fault", "bootstrap/host", "bootstrap/plan"}, "a host as a plan would leave it"},
 	{"bootstrap", []string{"bootstrap/...", "addons", "pki", "templates"}, "the verbs; what carries a host is the command's choice"},

@@ -3,8 +3,10 @@ package bootstrap
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -12,6 +14,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/drill"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
@@ -51,6 +54,40 @@ func FindGround(ctx context.Context, client cluster.Reader) (*Ground, error) {
 		g.Nodes = append(g.Nodes, found)
 	}
 	return g, nil
+}
+
+const (
+	kubeletPort = "10250"
+	// missTime bounds the question whether one host reaches another.
+	missTime = 3 * time.Second
+)
+
+// Miss is the fault of a host that SSH did not reach, for this reason. If the cluster's other hosts do not reach
+// its node, either, it is a fault.Unhealthy: the cluster is not well, and whoever practises need not look at SSH.
+func (g *Ground) Miss(ctx context.Context, n drill.Node, others []host.Reader, reason error) error {
+	if fault.CodeOf(reason) != fault.HostUnreachable || len(others) == 0 {
+		return fault.At(n.Host, "connect", reason)
+	}
+	ctx, cancel := context.WithTimeout(ctx, missTime)
+	defer cancel()
+	answers := make(chan bool, len(others))
+	for _, h := range others {
+		go func() {
+			conn, err := h.Dial(ctx, "tcp", net.JoinHostPort(n.Address.String(), kubeletPort))
+			if err == nil {
+				conn.Close() //nolint:errcheck // nothing was said
+			}
+			answers <- err == nil
+		}()
+	}
+	for range others {
+		if <-answers {
+			return fault.At(n.Host, "connect", reason)
+		}
+	}
+	return &fault.Fault{Code: fault.Unhealthy, Host: n.Host, Step: "connect",
+		Err:    fmt.Errorf("the cluster is not well before the drill: neither this machine nor any of its other hosts reaches node %s: %w", n.Name, reason),
+		Remedy: "bring the host back; or, if it is gone for good, take it out first: kubewright remove " + n.Host + " --force"}
 }
 
 func drillNode(n corev1.Node) (drill.Node, error) {

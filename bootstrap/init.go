@@ -4,14 +4,18 @@
 package bootstrap
 
 import (
+	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/bundle"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
@@ -63,6 +67,39 @@ func FounderFirst(targets []Target) []Target {
 	ordered := slices.Clone(targets)
 	slices.SortStableFunc(ordered, func(a, b Target) int { return rank(a) - rank(b) })
 	return ordered
+}
+
+// RefuseSecond refuses to found a cluster on hosts of one that goes on elsewhere: none of them has etcd's
+// data, and one knows API servers that are on no target. An empty cluster would have the certificates of that
+// one, and nodes would be led to both.
+func RefuseSecond(ctx context.Context, targets []Target) error {
+	if slices.ContainsFunc(targets, func(t Target) bool { return t.EtcdData }) {
+		return nil
+	}
+	elsewhere := func(s netip.AddrPort) bool {
+		return !slices.ContainsFunc(targets, func(t Target) bool { return t.interfaceOf(s.Addr()) != "" })
+	}
+	for _, t := range targets {
+		if t.Claim == nil {
+			continue
+		}
+		servers, err := apilb.Remembered(ctx, t.Host)
+		if err != nil {
+			return fault.At(t.Wish.Name, "gather-facts", err)
+		}
+		i := slices.IndexFunc(servers, elsewhere)
+		if i < 0 {
+			continue
+		}
+		name, remedy := t.Wish.Name, "put it back first: kubewright reset %[1]s"
+		if controls(t) {
+			remedy = "take it out, and let it in anew: kubewright remove %[1]s, then kubewright join %[1]s --control-plane; if that cluster is lost for good: kubewright reset %[1]s"
+		}
+		return fault.At(name, "etcd/configure", fault.New(fault.HostTaken, fmt.Sprintf(remedy, name),
+			"cluster %s, which it is a node of, has an API server at %s, and none of the hosts named has its data: it would be founded a second time",
+			t.Claim.Cluster, servers[i]))
+	}
+	return nil
 }
 
 // PlanInit lists the steps that make the first control-plane node, and that join

@@ -129,7 +129,7 @@ func (a shareCommon) Check(ctx context.Context, r host.Reader) (plan.Diff, error
 
 func (a shareCommon) Apply(context.Context, host.Host) error { return nil }
 
-// addressOf returns the address in an API server's URL, invalid if it has a name instead.
+// addressOf returns the address in a server's URL, invalid if it has a name instead.
 func addressOf(server string) netip.Addr {
 	u, err := url.Parse(server)
 	if err != nil {

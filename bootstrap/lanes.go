@@ -221,6 +221,10 @@ func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
 	if c.live != nil {
 		m.WithoutLabels, m.Without = c.dropped(n, labels)
 	}
+	if c.from != nil && n.Wish.Role == spec.WorkerRole { // it may have been of the control plane in the backup
+		m.WithoutLabels = append(m.WithoutLabels, controlPlaneKey)
+		m.Without = append(m.Without, corev1.Taint{Key: controlPlaneKey, Effect: corev1.TaintEffectNoSchedule})
+	}
 	if n.Wish.Role == spec.ControlPlaneRole && c.ControlPlane.Schedulable {
 		m.Without = append(m.Without, corev1.Taint{Key: controlPlaneKey, Effect: corev1.TaintEffectNoSchedule})
 	}

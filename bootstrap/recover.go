@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/certs"
@@ -57,12 +58,12 @@ func LookRecover(ctx context.Context, in Recover) (Recover, error) {
 	if t.Claim == nil || t.Claim.Role != string(spec.ControlPlaneRole) || !t.EtcdData {
 		return refuse(fault.ClusterMissing, "name a control-plane host that is left; without one, `kubewright restore` a backup", "it has no data of etcd")
 	}
-	reason, err := etcd.Fenced(ctx, t.Host)
-	if err != nil {
-		return in, err
+	if t.Fenced != "" {
+		return refuse(fault.Quorum, "name another host", "its data are fenced: %s", t.Fenced)
 	}
-	if reason != "" {
-		return refuse(fault.Quorum, "name another host", "its data are fenced: %s", reason)
+	if !t.HasAPI { // etcd ends, and for ever, that is to make a learner its only member
+		return refuse(fault.Quorum, "name another control-plane host; without one, `kubewright restore` a backup",
+			"its member of etcd never had a vote, as its join did not come to an end: it cannot become the only one")
 	}
 	client := in.Etcd.connect(t.Host)
 	if c, ok := client.(io.Closer); ok {
@@ -106,6 +107,9 @@ func LookRecover(ctx context.Context, in Recover) (Recover, error) {
 	return in, nil
 }
 
+// recoverTime bounds the step that copies all of etcd's data, at whatever a slow disk takes for 8 GB.
+const recoverTime = 20 * time.Minute
+
 // PlanRecover lists the steps that make etcd a cluster of the one member that is left.
 func PlanRecover(in Recover) []plan.Lane {
 	done := plan.NewValue[bool]("etcd with one member")
@@ -113,7 +117,7 @@ func PlanRecover(in Recover) []plan.Lane {
 	client := in.Connect.connect(plan.Of("the admin's access", in.Access), t.Host.Dial)
 	return []plan.Lane{
 		plan.NewLane[hostReader, hostWriter](t.Wish.Name, t.Host, journal.Wrap(t.Host, in.Run), hostStep{
-			Name: "etcd/recover", Doc: "etcd as the only member, with the data that it has", Sets: []plan.Cell{done},
+			Name: "etcd/recover", Doc: "etcd as the only member, with the data that it has", Sets: []plan.Cell{done}, Timeout: recoverTime,
 			Do: hostTold{etcd.Recover{Self: in.self(), Copy: in.Copy}, done}}),
 		plan.NewLane[cluster.Reader, cluster.Writer](clusterLane, client, client, clusterStep{
 			Name: "apiserver/wait-ready", Doc: "wait until the API server serves", Wait: true, Needs: []plan.Cell{done}, Do: cluster.APIReady{}}),

@@ -16,6 +16,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -255,6 +256,26 @@ func (d *Departure) leaves(m Member) bool {
 // Keepers are the control-plane nodes that stay.
 func (d *Departure) Keepers() []Member {
 	return slices.DeleteFunc(slices.Clone(d.Live.Nodes), func(m Member) bool { return !m.ControlPlane || m.Host == "" || d.leaves(m) })
+}
+
+// Nodeless are the members of etcd by these names, as a control-plane host sees them, for those that are no node
+// any more: somebody deleted it, or the host was lost before it had registered. Names that etcd has not are left out.
+func (d *Departure) Nodeless(ctx context.Context, via host.Reader, names []string) ([]Member, error) {
+	client := d.Etcd.connect(via)
+	if c, ok := client.(io.Closer); ok {
+		defer c.Close() //nolint:errcheck // only read through
+	}
+	members, err := client.Members(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []Member
+	for _, name := range names {
+		if m, ok := etcd.Membership(members).Named(name); ok {
+			found = append(found, Member{Node: m.Name, Host: name, ControlPlane: true, Address: addressOf(m.Peers[0])})
+		}
+	}
+	return found, nil
 }
 
 // Refuse tells by etcd's arithmetic why the nodes cannot leave, before anything is changed.

@@ -1,7 +1,9 @@
 package bootstrap
 
 import (
+	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,6 +116,37 @@ func TestRecordWithoutHosts(t *testing.T) {
 	}
 	if got := l.access().Server; got != "https://192.0.2.2:6443" {
 		t.Errorf("the API is reached at %s", got)
+	}
+}
+
+// listed is an etcd that only tells its members.
+type listed struct {
+	etcd.Writer
+	members []etcd.Member
+}
+
+func (l listed) Members(context.Context) ([]etcd.Member, error) { return l.members, nil }
+
+// TestNodeless: a member of etcd whose node somebody deleted leaves all the same, the way to its API server too.
+func TestNodeless(t *testing.T) {
+	d := departure(t)
+	d.Live.Nodes = slices.DeleteFunc(d.Live.Nodes, func(m Member) bool { return m.Node == "cp3" })
+	d.Etcd = func(host.Reader) etcd.Writer {
+		return listed{members: []etcd.Member{
+			{Name: "cp2", ID: "2", Peers: []string{"https://192.0.2.2:2380"}, Healthy: true},
+			{Name: "cp3", ID: "3", Peers: []string{"https://192.0.2.3:2380"}},
+			{ID: "4", Peers: []string{"https://192.0.2.4:2380"}, Learner: true},
+		}}
+	}
+	got, err := d.Nodeless(t.Context(), d.Keeper.Host, []string{"cp3", "w9", ""})
+	want := []Member{{Node: "cp3", Host: "cp3", ControlPlane: true, Address: netip.MustParseAddr("192.0.2.3")}}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); diff != "" || err != nil {
+		t.Fatalf("-want +got:\n%s%v", diff, err)
+	}
+	d.Live.Nodes = append(d.Live.Nodes, got...)
+	d.Add(Leaver{Member: got[0], Lost: true})
+	if l := (Reset{Departure: d}).begin(); len(l.etcdSteps()) != 1 || len(l.servers()) != 2 || !d.Stays() || len(d.Keepers()) != 2 {
+		t.Errorf("it leaves by %v, and %v stay, %v keep", l.etcdSteps(), l.servers(), d.Keepers())
 	}
 }
 

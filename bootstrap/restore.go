@@ -116,8 +116,20 @@ func (r *Restore) origin() string { return r.Backup.Snapshot.SHA256 }
 // dataStep gives the founder of the cluster its data.
 func (r *Restore) dataStep(c *shared, n Node) hostStep {
 	m := r.Backup.Manifest
-	return step("etcd/restore", "the data of the backup", etcd.Restore{Member: c.etcd(n), From: r.Snapshot, Origin: r.origin(),
+	s := step("etcd/restore", "the data of the backup", etcd.Restore{Member: c.etcd(n), From: r.Snapshot, Origin: r.origin(),
 		Detail: fmt.Sprintf("from the backup of %s, revision %d", m.Made.Format(time.RFC3339), m.Data.Revision)})
+	s.Timeout = dataTime(r.Backup.Snapshot.Size)
+	return s
+}
+
+// slowest is how many bytes a second a snapshot comes to its host at least: a way that is slower than this
+// is taken for one that is broken.
+const slowest = 256 << 10
+
+// dataTime bounds a step that sends or copies so many bytes: begun anew, it would come no further in the
+// same time.
+func dataTime(bytes int64) time.Duration {
+	return plan.DefaultTimeout + time.Duration(bytes/slowest)*time.Second
 }
 
 // keySteps write what else the API server was given by the admin: without these files it
@@ -282,7 +294,8 @@ func (r *Restore) OldServers(ctx context.Context, wish *spec.Cluster, targets []
 const oldServerTime = 2 * time.Second
 
 // Wish is the cluster of the backup on other control-plane hosts: its record, with the
-// hosts that are given for the control plane, and those workers of it that are named.
+// hosts that are given for the control plane, and those workers of it that are named. A host that was one
+// of its control plane is the same node again, at whatever address.
 func (r *Restore) Wish(controlPlane, workers []string) (*spec.Cluster, error) {
 	wish, err := spec.Load(strings.NewReader(string(r.Backup.Spec)), "the backup's cluster.yaml")
 	if err != nil {
@@ -293,7 +306,7 @@ func (r *Restore) Wish(controlPlane, workers []string) (*spec.Cluster, error) {
 	for _, name := range controlPlane {
 		h := spec.Host{Name: name}
 		if i := slices.IndexFunc(known, func(k spec.Host) bool { return k.Name == name && k.Role == spec.ControlPlaneRole }); i >= 0 {
-			h.Labels, h.Taints = known[i].Labels, known[i].Taints
+			h.Node, h.Labels, h.Taints = known[i].Node, known[i].Labels, known[i].Taints
 		}
 		h.Role = spec.ControlPlaneRole
 		wish.Hosts = append(wish.Hosts, h)

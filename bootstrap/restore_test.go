@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/foresee"
 	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/pki"
 )
 
@@ -55,6 +57,11 @@ func TestRestoredWish(t *testing.T) {
 	if want := []string{"new1control-planemap[]", "new2control-planemap[]", "h3workermap[disk:ssd]"}; !slices.Equal(got, want) {
 		t.Errorf("%v", got)
 	}
+	r.Backup.Spec = bytes.Replace(r.Backup.Spec, []byte("{name: old}"), []byte("{name: old, node: cp-a, address: 192.0.2.9, labels: {rack: a}}"), 1)
+	again, err := r.Wish([]string{"old", "new2"}, nil)
+	if err != nil || again.Hosts[0].Node != "cp-a" || again.Hosts[0].Labels["rack"] != "a" || again.Hosts[0].Address.IsValid() || again.Hosts[1].Node != "" {
+		t.Errorf("on a host of before: %+v, %v", again, err)
+	}
 	other := *wish
 	other.Network.DNSDomain = "other.local"
 	if err := r.Changeable(&other); fault.CodeOf(err) != fault.SpecInvalid {
@@ -66,6 +73,31 @@ func TestRestoredWish(t *testing.T) {
 	delete(r.Backup.Files, certs.Dir+"/sa.key")
 	if err := r.Complete(); fault.CodeOf(err) != fault.BackupRefused || !strings.Contains(err.Error(), "sa.key") {
 		t.Errorf("without a key: %v", err)
+	}
+}
+
+// What was a control-plane node in the backup and is a worker now is not taken for one by its label.
+func TestRestoredAsWorker(t *testing.T) {
+	node := Node{Name: "old", Target: Target{Wish: spec.Host{Name: "old", Role: spec.WorkerRole}}}
+	for restored, want := range map[bool]int{true: 1, false: 0} {
+		c := &shared{Cluster: &spec.Cluster{}}
+		if restored {
+			c.from = NewRestore(lostCluster(), noSnapshot{})
+		}
+		m := c.nodeMeta(node)
+		if len(m.WithoutLabels) != want || len(m.Without) != want {
+			t.Errorf("restored %v: without %v and %v", restored, m.WithoutLabels, m.Without)
+		}
+	}
+}
+
+// Data of any size have the time that a slow way takes.
+func TestRestoreHasTime(t *testing.T) {
+	b := lostCluster()
+	b.Snapshot.Size = 8 << 30
+	s := NewRestore(b, noSnapshot{}).dataStep(&shared{Cluster: &spec.Cluster{}}, Node{})
+	if at := float64(b.Snapshot.Size) / s.Timeout.Seconds(); s.Timeout <= plan.DefaultTimeout || at > 1e6 {
+		t.Errorf("%s: a way of %.0f bytes a second is too slow for it", s.Timeout, at)
 	}
 }
 

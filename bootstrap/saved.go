@@ -27,7 +27,7 @@ type Request struct {
 	Force  bool          `json:"force,omitempty"`  // of remove, reset and restore; of recover: it is confirmed
 	Undo   UndoRange     `json:"undo,omitzero"`    // of undo
 	Remove []string      `json:"remove,omitempty"` // of apply: hosts that may leave the cluster
-	// Timeout of the drain, of remove and reset; 0: DrainTimeout.
+	// Timeout of the drain, of remove, reset, undo and apply; 0: DrainTimeout.
 	Timeout time.Duration `json:"timeout,omitempty"`
 	Via     string        `json:"via,omitempty"` // of remove: another host to reach the API through
 }

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/kubewright/kubewright/bootstrap/backup/kept"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
@@ -29,6 +30,7 @@ type Status struct {
 	Nodes   []NodeStatus  `json:"nodes"`
 	Etcd    []etcd.Member `json:"etcd"`
 	Addons  []AddonStatus `json:"addons"`
+	Backups *BackupStatus `json:"backups,omitempty"` // nil: no host that was seen makes any
 	Trouble []string      `json:"trouble,omitempty"` // what could not be seen, and why
 }
 
@@ -64,6 +66,14 @@ type AddonStatus struct {
 	Want  int32  `json:"want"`
 }
 
+// BackupStatus is what the schedule for backups has brought.
+type BackupStatus struct {
+	Schedule string    `json:"schedule"`        // as OnCalendar= has it
+	Newest   time.Time `json:"newest,omitzero"` // when it was made; zero: there is none
+	Host     string    `json:"host,omitempty"`  // that has it
+	Missed   time.Time `json:"missed,omitzero"` // when a younger one should have been made
+}
+
 // Observe looks at a cluster through its API, and at each of its hosts through
 // dial. What cannot be seen is told in the result; only an API that does not
 // answer is an error.
@@ -90,6 +100,7 @@ func Observe(ctx context.Context, client cluster.Reader, server string,
 		return nil, err
 	}
 	var mu sync.Mutex
+	var shelves []*kept.Shelf
 	var hosts sync.WaitGroup
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
@@ -109,8 +120,14 @@ func Observe(ctx context.Context, client cluster.Reader, server string,
 				return
 			}
 			members, err := etcdMembers(ctx, h)
+			shelf, unseen := kept.Look(ctx, h, "")
 			mu.Lock()
 			defer mu.Unlock()
+			if unseen != nil {
+				s.Trouble = append(s.Trouble, fmt.Sprintf("backups on %s: %v", n.Node, unseen))
+			} else {
+				shelves = append(shelves, shelf)
+			}
 			if err != nil {
 				s.Trouble = append(s.Trouble, fmt.Sprintf("etcd on %s: %v", n.Node, err))
 				return
@@ -119,7 +136,24 @@ func Observe(ctx context.Context, client cluster.Reader, server string,
 		})
 	}
 	hosts.Wait()
+	if s.Backups, err = backupStatus(ctx, shelves); err != nil {
+		s.Trouble = append(s.Trouble, fmt.Sprintf("the schedule of backups: %v", err))
+	}
 	return s, nil
+}
+
+func backupStatus(ctx context.Context, shelves []*kept.Shelf) (*BackupStatus, error) {
+	i := slices.IndexFunc(shelves, func(s *kept.Shelf) bool { return s.Schedule != "" })
+	if i < 0 {
+		return nil, nil
+	}
+	b := &BackupStatus{Schedule: shelves[i].Schedule}
+	if on, newest := kept.Newest(shelves); newest != nil {
+		b.Newest, b.Host = newest.Made, on.Host
+	}
+	var err error
+	b.Missed, err = kept.Overdue(ctx, shelves, 1, time.Now())
+	return b, err
 }
 
 const controlPlaneRole = "control-plane"

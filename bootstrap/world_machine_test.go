@@ -312,7 +312,7 @@ func (m *machine) answer(argv []string) (hosttest.Answer, bool) {
 		return halves(m.lines(last), m.apply)
 	case strings.HasPrefix(args, "-q -w ") && argv[0] == "sysctl":
 		return halves(argv[3:], m.apply)
-	case argv[0] == "umount" && argv[1] == "--":
+	case argv[0] == "umount" && argv[1] == "--lazy" && argv[2] == "--":
 		return halves(argv[2:], m.unmount)
 	case strings.HasPrefix(args, "kill --kill-whom=all") && argv[0] == "systemctl":
 		return does(func() {}) // what is killed so is started again, until it is stopped

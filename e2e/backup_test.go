@@ -43,6 +43,28 @@ func (v verification) objects(kind string) int {
 	return 0
 }
 
+// listedBackups is what `backup list -o json` prints.
+type listedBackups struct {
+	Hosts []struct {
+		Host    string
+		Backups []struct{ Name string }
+	}
+	Missed string
+}
+
+// names are those of the backups, a host a line.
+func (l listedBackups) names() string {
+	var b strings.Builder
+	for _, h := range l.Hosts {
+		b.WriteString(h.Host + ":")
+		for _, f := range h.Backups {
+			b.WriteString(" " + f.Name)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
 // encryption is an EncryptionConfiguration: without the file no Secret can be read.
 const encryption = `apiVersion: apiserver.config.k8s.io/v1
 kind: EncryptionConfiguration
@@ -226,11 +248,52 @@ func TestBackup(t *testing.T) {
 		if got := e.on(t, cp, "systemctl", "is-enabled", "kubewright-backup.timer"); got != "enabled" {
 			t.Errorf("the timer is %s", got)
 		}
-		newest := filepath.Join(e.dir, "newest")
-		if err := os.WriteFile(newest, []byte(e.raw(t, cp, "cat", "/var/backups/kubewright/"+slices.Max(files))), 0o600); err != nil {
+		var list listedBackups
+		if err := json.Unmarshal([]byte(e.must(t, "backup", "list", "-o", "json").stdout), &list); err != nil {
 			t.Fatal(err)
 		}
+		if list.names() != cp+": "+strings.Join(files, " ")+"\n" || list.Missed != "" {
+			t.Errorf("listed: %+v, kept: %v", list, files)
+		}
+		if r := e.must(t, "backup", "list", cp, "absent.invalid"); !strings.Contains(r.stdout, files[0]) || !strings.Contains(r.stdout, "absent.invalid") {
+			t.Errorf("with a host that is not there: %s", r.output())
+		}
+		if r := e.must(t, "status"); !strings.Contains(r.stdout, "yearly") {
+			t.Errorf("%s", r.output())
+		}
+
+		newest := filepath.Join(e.dir, "newest")
+		e.must(t, "backup", "fetch", "--latest", "-o", newest)
 		e.verified(t, newest, identity)
+		content, err := os.ReadFile(newest)
+		if err != nil || string(content) != e.raw(t, cp, "cat", "/var/backups/kubewright/"+slices.Max(files)) {
+			t.Errorf("it is not the newest one on the host, %v", err)
+		}
+		if info, err := os.Stat(newest); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		refused{2, []string{"file already exists", "--force"}}.check(t, e.kubewright(t, "backup", "fetch", cp+":"+files[0], "-o", newest))
+		refused{2, []string{"has nothing", "backup list"}}.check(t, e.kubewright(t, "backup", "fetch", cp+":nothing", "-o", newest, "--force"))
+		e.must(t, "backup", "fetch", cp+":"+files[0], "-o", newest, "--force")
+		e.verified(t, newest, identity)
+	})
+	t.Run("backups that ceased are told", func(t *testing.T) {
+		quiet := e.kubewright(t, "doctor")
+		if strings.Contains(quiet.output(), "backup-") {
+			t.Errorf("%s", quiet.output())
+		}
+		e.on(t, cp, "sh", "-c", "rm /var/backups/kubewright/*; touch -d '3 years ago' /etc/systemd/system/kubewright-backup.timer")
+		refused{19, nil}.check(t, e.kubewright(t, "doctor"))
+		if r := e.kubewright(t, "doctor"); !strings.Contains(r.stdout, "backup-old") || !strings.Contains(r.stdout, "no scheduled backup of this cluster is on its hosts") {
+			t.Errorf("%s", r.output())
+		}
+		if r := e.must(t, "backup", "list"); !strings.Contains(r.stdout, "a younger one should have been made at 20") {
+			t.Errorf("%s", r.output())
+		}
+		e.on(t, cp, "systemctl", "start", "kubewright-backup.service")
+		if r := e.kubewright(t, "doctor"); strings.Contains(r.output(), "backup-") {
+			t.Errorf("%s", r.output())
+		}
 	})
 	t.Run("again, nothing changes", func(t *testing.T) {
 		if s := e.counted(t, "apply", "-f", filepath.Join(e.dir, "backup.yaml")); s.Applied != 0 {

@@ -186,11 +186,11 @@ func without(lines []string, what *regexp.Regexp) []string {
 }
 
 var (
-	// ofPods is what pods, their network and etcd name anew each time. A kubelet's sockets get
-	// their names after they listen: one that is stopped as it starts, as a join does, may
-	// leave a number.
+	// ofPods is what pods, their network and etcd name anew each time. A kubelet's sockets and
+	// records get their names when they are whole: one that is stopped just then leaves a
+	// number.
 	ofPods = regexp.MustCompile(`^(/run|/var/lib/containerd|/var/lib/kubelet/pods(-api)?|/var/log/(pods|containers)|/var/lib/cni|/var/lib/etcd/member)/` +
-		`|^/var/lib/kubelet/pod-resources/\d+ |^(kubepods|run-|var-lib)|veth`)
+		`|^/var/lib/kubelet/(pod-resources/|\.)\d+ |^(kubepods|run-|var-lib)|veth`)
 	// history is how many steps it took to get there: one that was broken off has an
 	// entry for each time.
 	history = regexp.MustCompile(`^/var/lib/kubewright/journal/`)

@@ -89,14 +89,22 @@ func TestRemove(t *testing.T) {
 	}
 
 	t.Run("a budget that blocks", func(t *testing.T) {
-		refused{21, []string{
-			"node " + w2 + " is not drained after 3s", "default/web-", "PodDisruptionBudget default/web",
+		refused{21, []string{ // it is not waited for: --timeout is minutes
+			"node " + w2 + " cannot be drained: default/web-", "PodDisruptionBudget default/web",
 			"minAvailable 2, currentHealthy 2, desiredHealthy 2, disruptionsAllowed 0", "the node takes pods again, nothing else was changed",
-			"scale up what it selects", "--force",
-		}}.check(t, e.kubewright(t, "remove", w2, "--timeout", "3s"))
+			"wants 2 healthy pods of 2: scale up what it selects to 3 pods or more, or lower its minAvailable to 1 or less", "--force",
+		}}.check(t, e.kubewright(t, "remove", w2))
 		if e.cordoned(t, w2) {
 			t.Error("the node is still cordoned")
 		}
+		left(t, hosts...)
+	})
+	t.Run("a budget whose pods are still to start", func(t *testing.T) {
+		e.kubectl(t, "set", "image", "deployment/web", "pause=kubewright.dev/absent:v1")
+		refused{21, []string{"node " + w2 + " is not drained after 15s", "default/web-", "PodDisruptionBudget default/web"}}.
+			check(t, e.kubewright(t, "remove", w2, "--timeout", "15s"))
+		e.kubectl(t, "rollout", "undo", "deployment/web")
+		e.kubectl(t, "rollout", "status", "deployment/web", "--timeout=60s")
 		left(t, hosts...)
 	})
 	t.Run("a pod that nothing makes anew", func(t *testing.T) {

@@ -30,7 +30,7 @@ import (
 type Drain struct {
 	Nodes []Leaving
 	// Timeout is how long budgets are waited for, and pods that end. After it, a drain
-	// without Force fails with a fault.DrainBlocked.
+	// without Force fails with a fault.DrainBlocked; before it, if a budget is shut.
 	Timeout time.Duration
 	// Force lets pods go that no controller makes anew, and deletes what is still there
 	// after Timeout, in spite of budgets.
@@ -230,7 +230,7 @@ func (d *drainer) empty(ctx context.Context) error {
 func (d *drainer) drain(ctx context.Context, n Leaving) error {
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
-	said := ""
+	said, patience := "", patience{}
 	for {
 		left, err := d.round(ctx, n)
 		if err != nil && (ctx.Err() != nil || !transient(err)) {
@@ -249,8 +249,13 @@ func (d *drainer) drain(ctx context.Context, n Leaving) error {
 			plan.Report(ctx, text)
 			said = text
 		}
-		if time.Since(d.began) >= d.Timeout && !d.Force {
-			return d.blocked(ctx, n.Node, left, err)
+		shut := patience.shut(left)
+		switch {
+		case d.Force:
+		case len(shut) > 0:
+			return d.blocked(ctx, n.Node, "cannot be drained", shut, nil)
+		case time.Since(d.began) >= d.Timeout:
+			return d.blocked(ctx, n.Node, "is not drained after "+d.Timeout.String(), left, err)
 		}
 		select {
 		case <-ctx.Done():
@@ -302,7 +307,7 @@ func silent(n *corev1.Node) bool {
 // evict asks for what budgets may refuse.
 func (d *drainer) evict(ctx context.Context, pods []corev1.Pod) (holds, error) {
 	left := ending(pods)
-	var budgets *policyv1.PodDisruptionBudgetList
+	var seen *look
 	for i, p := range pods {
 		if p.DeletionTimestamp != nil {
 			continue
@@ -318,12 +323,15 @@ func (d *drainer) evict(ctx context.Context, pods []corev1.Pod) (holds, error) {
 			return nil, fmt.Errorf("evict pod %s: %w", podName(p), err)
 		}
 		left[i].refused = err
-		if budgets == nil {
-			if budgets, err = d.kube.PolicyV1().PodDisruptionBudgets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{}); err != nil {
-				return nil, fmt.Errorf("list PodDisruptionBudgets: %w", err)
+		if seen == nil {
+			if seen, err = newLook(ctx, d.kube); err != nil {
+				return nil, err
 			}
 		}
-		if left[i].budgets, err = covering(budgets.Items, p); err != nil {
+		if left[i].budgets, err = covering(seen.budgets, p); err != nil {
+			return nil, err
+		}
+		if left[i].shut, err = seen.shut(ctx, left[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -381,10 +389,10 @@ func (d *drainer) bury(ctx context.Context, n *corev1.Node, late bool) (holds, e
 	return left, nil
 }
 
-// blocked is the fault of a drain whose time is over.
-func (d *drainer) blocked(ctx context.Context, node string, left holds, cause error) error {
+// blocked is the fault of a drain that is given up: how it stands with the node, and why.
+func (d *drainer) blocked(ctx context.Context, node, state string, left holds, cause error) error {
 	if cause != nil { // the last look did not succeed
-		return fault.New(fault.DrainBlocked, "run the same command again", "node %s is not drained after %s: %w", node, d.Timeout, cause)
+		return fault.New(fault.DrainBlocked, "run the same command again", "node %s %s: %w", node, state, cause)
 	}
 	n, err := d.kube.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 	after := ""
@@ -395,7 +403,7 @@ func (d *drainer) blocked(ctx context.Context, node string, left holds, cause er
 	default:
 		after = "; the node stays cordoned, as it was before, nothing else was changed"
 	}
-	return fault.New(fault.DrainBlocked, left.remedy(), "node %s is not drained after %s: %s%s", node, d.Timeout, left, after)
+	return fault.New(fault.DrainBlocked, left.remedy(), "node %s %s: %s%s", node, state, left, after)
 }
 
 // movable are the pods of a node that go before it does: not those of DaemonSets, nor static ones,

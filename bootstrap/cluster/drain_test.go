@@ -15,6 +15,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
@@ -45,10 +46,11 @@ func newAPI(objects ...runtime.Object) *api {
 			return true, nil, err
 		}
 		all := list.(*corev1.PodList)
-		node, ok := action.(clienttesting.ListAction).GetListRestrictions().Fields.RequiresExactMatch("spec.nodeName")
+		only := action.(clienttesting.ListAction).GetListRestrictions()
+		node, ok := only.Fields.RequiresExactMatch("spec.nodeName")
 		var on corev1.PodList
 		for _, p := range all.Items {
-			if !ok || p.Spec.NodeName == node {
+			if (!ok || p.Spec.NodeName == node) && (only.Labels == nil || only.Labels.Matches(labels.Set(p.Labels))) {
 				on.Items = append(on.Items, p)
 			}
 		}
@@ -83,7 +85,7 @@ func newAPI(objects ...runtime.Object) *api {
 		case len(of) > 1:
 			err = apierrors.NewInternalError(errors.New("more than one budget"))
 		case len(of) == 1 && of[0].Status.DisruptionsAllowed == 0:
-			err = apierrors.NewTooManyRequests("it would violate the budget", 0)
+			err = violates(of[0].Name)
 		default:
 			a.evicted = append(a.evicted, e.Name)
 			err = end(e.Namespace, e.Name)
@@ -101,6 +103,13 @@ func newAPI(objects ...runtime.Object) *api {
 		return true, nil, end(d.GetNamespace(), d.GetName())
 	})
 	return a
+}
+
+// violates is how the API refuses an eviction because of a budget.
+func violates(budget string) error {
+	err := apierrors.NewTooManyRequests("it would violate the budget", 0)
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: policyv1.DisruptionBudgetCause, Message: "of " + budget}}
+	return err
 }
 
 func node(name string, change ...func(*corev1.Node)) *corev1.Node {
@@ -196,7 +205,7 @@ func TestDrainBlocked(t *testing.T) {
 		"a budget that allows nothing": {
 			objects:  []runtime.Object{pod("web-1", "w1"), pod("web-2", "w1"), pod("other-1", "w1"), budget("web", "web", 2, 2, 2, 2)},
 			want:     "default/web-1, default/web-2 wait for PodDisruptionBudget default/web (minAvailable 2, currentHealthy 2, desiredHealthy 2, disruptionsAllowed 0); the node takes pods again, nothing else was changed",
-			remedy:   "budget default/web never lets a pod go: scale up what it selects, or lower its minAvailable",
+			remedy:   "budget default/web lets no pod go as long as it wants 2 healthy pods of 2: scale up what it selects to 3 pods or more, or lower its minAvailable to 1 or less",
 			progress: "2 pods left on node w1: default/web-1, default/web-2 wait for PodDisruptionBudget default/web",
 		},
 		"pods that are not healthy": {
@@ -212,7 +221,7 @@ func TestDrainBlocked(t *testing.T) {
 		"a pod that does not end": {
 			objects: []runtime.Object{pod("web-1", "w1")}, stuck: "web-1",
 			want:   "pod default/web-1 ends (it was given 30s)",
-			remedy: "give pods that end more time with `kubewright remove --timeout`",
+			remedy: "give pods that end more time with --timeout",
 		},
 		"an admin's cordon stays": {
 			objects: []runtime.Object{pod("web-1", "w1"), budget("web", "web", 1, 1, 1, 1)}, cordoned: true,

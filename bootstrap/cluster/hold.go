@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // hold is something that keeps a node from being empty.
@@ -15,6 +16,7 @@ type hold struct {
 	pod     corev1.Pod
 	refused error                          // the eviction was, if it was asked for
 	budgets []policyv1.PodDisruptionBudget // that the pod falls under
+	shut    bool                           // and that will never let it go
 	what    string                         // in the place of a pod
 }
 
@@ -75,20 +77,24 @@ func (h holds) String() string {
 	slices.Sort(words)
 	var all []string
 	for _, k := range budgets {
-		names := make([]string, len(k.budgets))
-		for i, b := range k.budgets {
-			names[i] = describe(b)
-		}
 		verb := "waits"
 		if len(k.pods) > 1 {
 			verb = "wait"
 		}
-		all = append(all, fmt.Sprintf("%s %s for %s", some(k.pods), verb, strings.Join(names, " and ")))
+		all = append(all, fmt.Sprintf("%s %s for %s", some(k.pods), verb, describeAll(k.budgets)))
 	}
 	if len(words) > 0 {
 		all = append(all, some(words))
 	}
 	return strings.Join(all, "; ")
+}
+
+func describeAll(budgets []policyv1.PodDisruptionBudget) string {
+	names := make([]string, len(budgets))
+	for i, b := range budgets {
+		names[i] = describe(b)
+	}
+	return strings.Join(names, " and ")
 }
 
 // describe is a budget with its numbers, as the API names them.
@@ -115,7 +121,7 @@ func (h holds) remedy() string {
 		all = append(all, k.remedy())
 	}
 	if len(rest) > 0 {
-		all = append(all, "give pods that end more time with `kubewright remove --timeout`, or look why they do not")
+		all = append(all, "give pods that end more time with --timeout, or look why they do not")
 	}
 	return strings.Join(slices.Compact(all), "; ") + "; `kubewright remove --force` deletes what is left at the timeout, in spite of budgets"
 }
@@ -127,10 +133,22 @@ func (k kept) remedy() string {
 	case len(k.budgets) > 1:
 		return "have only one budget select a pod: Kubernetes evicts none that several do"
 	case b.Status.DesiredHealthy >= b.Status.ExpectedPods:
-		return "budget " + name + " never lets a pod go: scale up what it selects, or lower its minAvailable (raise its maxUnavailable)"
+		return fmt.Sprintf("budget %s lets no pod go as long as it wants %d healthy pods of %d: %s", name, b.Status.DesiredHealthy, b.Status.ExpectedPods, opening(b))
 	case b.Status.CurrentHealthy < b.Status.DesiredHealthy:
 		return "budget " + name + " wants more healthy pods than there are: see why they are not, or whether there is room for them"
 	default:
-		return "give budget " + name + " more time with `kubewright remove --timeout`, scale up what it selects, or lower its minAvailable (raise its maxUnavailable)"
+		return "give budget " + name + " more time with --timeout, scale up what it selects, or lower its minAvailable (raise its maxUnavailable)"
 	}
+}
+
+// opening says what has a budget let a pod go that wants all of its pods, or more.
+func opening(b policyv1.PodDisruptionBudget) string {
+	if b.Spec.MinAvailable == nil {
+		return "raise its maxUnavailable to 1 or more"
+	}
+	lower := fmt.Sprintf("lower its minAvailable to %d or less", max(0, b.Status.ExpectedPods-1))
+	if b.Spec.MinAvailable.Type == intstr.String {
+		return lower + ", or to a smaller percentage"
+	}
+	return fmt.Sprintf("scale up what it selects to %d pods or more, or %s", b.Status.DesiredHealthy+1, lower)
 }

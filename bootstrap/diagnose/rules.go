@@ -80,6 +80,7 @@ func rules() []rule {
 		{"kube-scheduler", []string{"connect: connection refused", "https://"}, finding.APIUnreachable},
 
 		{"coredns", []string{"Loop (", "detected"}, finding.DNSLoop},
+		{"kubewright-vip", []string{"another machine has the virtual IP"}, finding.VirtualIPConflict},
 		{"overlay", []string{"connect: connection refused"}, finding.APIUnreachableFromNode},
 	}
 }

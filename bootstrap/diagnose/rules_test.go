@@ -33,6 +33,7 @@ func TestRecognise(t *testing.T) {
 		{"containerd", `time="2026-11-25T20:59:25Z" level=fatal msg="Failed to run CRI service" error="cni network conf monitor error: cni conf dir is removed, stop watching"`, finding.CNINotReady},
 		{"containerd", `containerd: failed to unmarshal TOML at row 34 column 8: toml: array is incomplete`, finding.ConfigRefused},
 		{"coredns", `[FATAL] plugin/loop: Loop (127.0.0.1:40000 -> :53) detected for zone "."`, finding.DNSLoop},
+		{"kubewright-vip", `another machine has the virtual IP: this host does not take it (02:00:00:00:00:09)`, finding.VirtualIPConflict},
 		{"kube-scheduler", `kube-scheduler.service: A process of this unit has been killed by the OOM killer.`, finding.OutOfMemory},
 		{"kubelet", `I1125 20:59:38.1 1 server.go:1] "Started kubelet"`, ""},
 		{"containerd", `Started containerd.service - containerd: container runtime.`, ""},

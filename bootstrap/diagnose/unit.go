@@ -60,6 +60,12 @@ func Units(ctx context.Context, r host.Reader, now time.Time, names ...string) (
 	return report, nil
 }
 
+// Saying judges a unit that runs by what its program says of itself.
+func Saying(u host.Unit) (finding.Finding, bool) {
+	code, line, ok := Recognise(component(u.Name), []string{u.Status})
+	return finding.Finding{Code: code, Severity: finding.Error, Object: u.Name, Message: redact.Text(line)}, ok && u.Active == "active"
+}
+
 // state is what a unit's state alone tells.
 func state(u host.Unit, now time.Time) (finding.Finding, bool) {
 	f := finding.Finding{Severity: finding.Error, Object: u.Name}

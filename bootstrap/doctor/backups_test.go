@@ -1,10 +1,19 @@
 package doctor
 
 import (
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/kubewright/kubewright/bootstrap/backup"
+	"github.com/kubewright/kubewright/bootstrap/backup/kept"
 	"github.com/kubewright/kubewright/bootstrap/backup/scheduled"
+	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/finding"
 	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
@@ -16,7 +25,7 @@ func TestScheduledBackups(t *testing.T) {
 		Stdout: "one\ntwo\nthree\nbackup: write the backup: no space left on device\n"})
 	look := func(want string) {
 		t.Helper()
-		report, err := checkBackups(t.Context(), nil, patient{Reader: s})
+		report, err := checkBackups(t.Context(), &examination{}, patient{Reader: s, claim: &claim.Claim{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,4 +58,39 @@ func TestScheduledBackups(t *testing.T) {
 	if err := (systemd.Schedule{Timer: systemd.Timer{Service: wish.Timer.Service}}).Apply(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestOldBackups(t *testing.T) {
+	made := time.Date(2026, time.March, 2, 0, 0, 5, 0, time.UTC)
+	s := hosttest.NewSim(t, "cp1")
+	s.Put(claim.File, `{"cluster":"prod","role":"control-plane","node":"cp1"}`, 0o600)
+	if err := scheduled.Schedule(scheduled.Inputs{Calendar: "daily", Keep: 1, Recipients: []string{"age1x"}, Dir: "/b"}).Apply(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	s.Put("/b/"+backup.FileName("prod", made), "sealed", 0o600)
+	s.Script(hosttest.Answer{Argv: []string{"systemd-analyze", "calendar", "--iterations=2", "--base-time=@" + strconv.FormatInt(made.Unix(), 10), "--", "daily"},
+		Stdout: "    Next elapse: Tue 2026-03-03 00:00:00 UTC\n       Iter. #2: Wed 2026-03-04 00:00:00 UTC\n"})
+	shelf, err := kept.Look(t.Context(), s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := func(name string) corev1.Node {
+		return corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{controlPlaneLabel: ""}}}
+	}
+	e := &examination{shelves: []*kept.Shelf{shelf}, nodes: []corev1.Node{node("cp1")}}
+	look := func(severity finding.Severity, want string) {
+		t.Helper()
+		report, err := e.oldBackups(t.Context())
+		if err != nil || len(report) != 1 || report[0].Code != finding.BackupOld || report[0].Severity != severity || report[0].Message != want {
+			t.Errorf("%+v, %v", report, err)
+		}
+	}
+	if report, err := e.oldBackups(t.Context()); len(report) > 0 || err != nil {
+		t.Errorf("nobody says which hosts there are: %v, %v", report, err)
+	}
+	e.kube = fake.NewClientset()
+	const old = "the newest scheduled backup is of 2026-03-02 00:00:05, on cp1, and at least 2 should have been made since"
+	look(finding.Error, old)
+	e.nodes = append(e.nodes, node("cp2"))
+	look(finding.Warning, old+"; a younger one may be on cp2, which could not be looked at")
 }

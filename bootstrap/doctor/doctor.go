@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
+	"github.com/kubewright/kubewright/bootstrap/backup/kept"
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
@@ -61,6 +62,7 @@ func Examine(ctx context.Context, in Inputs) finding.Report {
 	}
 	all.Wait()
 	e.add(e.skew()...)
+	e.check(ctx, "", "the age of the scheduled backups", e.oldBackups)
 	e.report.Sort()
 	return e.report
 }
@@ -79,6 +81,8 @@ type examination struct {
 	report finding.Report
 	clocks map[string]clock // by host
 	etcd   bool             // somebody told of its members
+
+	shelves []*kept.Shelf // of the control-plane hosts, in no order
 }
 
 // tellsMembers is true for the first who asks: all control-plane hosts see the same members of etcd.

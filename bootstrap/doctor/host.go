@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
+	"github.com/kubewright/kubewright/bootstrap/backup/kept"
 	"github.com/kubewright/kubewright/bootstrap/backup/scheduled"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
@@ -34,6 +35,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
 	"github.com/kubewright/kubewright/bootstrap/redact"
 	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/bootstrap/vip"
 	"github.com/kubewright/kubewright/pki"
 )
 
@@ -45,6 +47,7 @@ type hostCheck struct {
 func hostChecks() []hostCheck {
 	return []hostCheck{
 		{"units", checkUnits},
+		{"the virtual IP", checkVirtualIP},
 		{"etcd", checkEtcd},
 		{"scheduled backups", checkBackups},
 		{"certificates", checkCertificates},
@@ -61,9 +64,30 @@ func checkUnits(ctx context.Context, _ *examination, p patient) (finding.Report,
 	return diagnose.Units(ctx, p, p.clock.now(), Units(spec.Role(p.claim.Role))...)
 }
 
+// checkVirtualIP looks at what gives the virtual IP to a host, if there is one.
+func checkVirtualIP(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+	units, err := p.Units(ctx, vip.Unit)
+	if err != nil || units[0].Load == "not-found" {
+		return nil, err
+	}
+	if f, conflict := diagnose.Saying(units[0]); conflict {
+		return finding.Report{f}, nil
+	}
+	return diagnose.Units(ctx, p, p.clock.now(), vip.Unit)
+}
+
 // checkBackups looks whether backups that were wished for are made. Of a host that makes
-// none there is nothing to say.
-func checkBackups(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
+// none there is nothing to say. How old the newest one is, is for all hosts together to tell.
+func checkBackups(ctx context.Context, e *examination, p patient) (finding.Report, error) {
+	if p.controlPlane() {
+		shelf, err := kept.Look(ctx, p, "")
+		if err != nil {
+			return nil, err
+		}
+		e.mu.Lock()
+		e.shelves = append(e.shelves, shelf)
+		e.mu.Unlock()
+	}
 	units, err := p.Units(ctx, scheduled.Timer, scheduled.Unit)
 	if err != nil {
 		return nil, err
@@ -86,6 +110,47 @@ func checkBackups(ctx context.Context, _ *examination, p patient) (finding.Repor
 	f.Log = f.Log[max(0, len(f.Log)-backupLog):]
 	return finding.Report{f}, nil
 }
+
+// missedBackups is how many of them in a row are told: a single one that failed is made up for
+// by the next.
+const missedBackups = 2
+
+// oldBackups looks whether the newest backup is as young as the schedule would have it. It may
+// be on any control-plane host: if the API does not say which there are, nothing can be said.
+func (e *examination) oldBackups(ctx context.Context) (finding.Report, error) {
+	if e.kube == nil {
+		return nil, nil
+	}
+	due, err := kept.Overdue(ctx, e.shelves, missedBackups, time.Now())
+	if err != nil || due.IsZero() {
+		return nil, err
+	}
+	f := finding.Finding{Code: finding.BackupOld, Severity: finding.Error, Object: scheduled.Timer,
+		Message: "no scheduled backup of this cluster is on its hosts"}
+	if on, newest := kept.Newest(e.shelves); newest != nil {
+		f.Message = fmt.Sprintf("the newest scheduled backup is of %s, on %s", newest.Made.Format(time.DateTime), on.Host)
+	}
+	f.Message += fmt.Sprintf(", and at least %d should have been made since", missedBackups)
+	if unseen := e.unseenControlPlanes(); len(unseen) > 0 {
+		f.Severity = finding.Warning
+		f.Message += "; a younger one may be on " + strings.Join(unseen, " or ") + ", which could not be looked at"
+	}
+	return finding.Report{f}, nil
+}
+
+// unseenControlPlanes are the nodes whose backups were not looked at.
+func (e *examination) unseenControlPlanes() []string {
+	var unseen []string
+	for _, n := range e.nodes {
+		_, controlPlane := n.Labels[controlPlaneLabel]
+		if controlPlane && !slices.ContainsFunc(e.shelves, func(s *kept.Shelf) bool { return s.Node == n.Name }) {
+			unseen = append(unseen, n.Name)
+		}
+	}
+	return unseen
+}
+
+const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
 
 // backupLog is how many lines of a failed backup are shown: it says why in one.
 const backupLog = 3

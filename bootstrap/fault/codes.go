@@ -27,7 +27,7 @@ var meanings = map[Code]string{
 	HostLocked:      "another run works on a host; the message says whose, since when, and on what",
 	PlanStale:       "a saved plan no longer fits: facts of a host, the bundle or the cluster moved; the message names what",
 	NotAsBefore:     "a host that was put back is not what it was before the first change; the message has the differences",
-	Unhealthy:       "doctor found errors in the cluster, `etcd health` a member that is not healthy while there is a quorum, or a cluster is not well before a drill",
+	Unhealthy:       "doctor found errors in the cluster, `etcd health` a member that is not healthy while there is a quorum, or a cluster is not well before a drill, such as one with a host that neither this machine nor the other hosts reach",
 	Quorum:          "etcd would lose its quorum, or has lost it; the message has the arithmetic",
 	DrainBlocked:    "pods of a node that is to leave cannot go: the message names the disruption budgets that keep them, or the pods that nothing would make anew",
 	WritesLost:      "a drill found that writes which the API had acknowledged are gone, or were not seen by a later read",

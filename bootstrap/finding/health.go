@@ -7,6 +7,7 @@ const (
 	APIUnreachable         Code = "api-unreachable"
 	APIUnreachableFromNode Code = "api-unreachable-from-node"
 	BackupFailed           Code = "backup-failed"
+	BackupOld              Code = "backup-old"
 	BundleMismatch         Code = "bundle-mismatch"
 	CertificateExpired     Code = "certificate-expired"
 	CertificateExpiring    Code = "certificate-expiring"
@@ -48,6 +49,7 @@ const (
 	UnitMissing            Code = "unit-missing"
 	UnitRestarting         Code = "unit-restarting"
 	VersionSkew            Code = "version-skew"
+	VirtualIPConflict      Code = "virtual-ip-conflict"
 )
 
 // Remedies that many have in common.
@@ -125,6 +127,11 @@ func healthCodes() []Explanation {
 			"The cluster file asks for backups, and the last one failed, or the timer does not run. Older backups are still there: they are removed only when a new one is proven.",
 			[]string{"the disk of the backups' folder is full", "etcd or the API server did not answer at that time"},
 			[]string{"read why on the host: journalctl -u kubewright-backup.service -n 20 --no-pager", "then try: systemctl start kubewright-backup.service"}},
+		{BackupOld, "no backup is as young as the schedule would have it",
+			"Two scheduled backups in a row, or more, are on no control-plane host. A restore would go further back than the cluster file promises.",
+			[]string{"etcd or the API server did not answer at these times", "the disk of the backups' folder is full", "the hosts were off", "somebody removed the newest ones"},
+			[]string{"make one now: kubewright backup -o FILE --recipient KEY", "see which there are: kubewright backup list",
+				"read why on each control-plane host: journalctl -u kubewright-backup.service -n 20 --no-pager"}},
 		{EtcdFenced, "a member of etcd that was taken out does not start again",
 			"The host has the data of a member that its cluster has taken out for ever, or of another cluster than the other control-plane hosts'. With them it could become a second cluster, so etcd does not start on it. The data stay where they are.",
 			[]string{"the member was removed while its host was off", "the cluster was recovered or restored without this host"},
@@ -225,6 +232,10 @@ func healthCodes() []Explanation {
 			"A kubelet may be up to three minor versions older than the API server, and never newer.",
 			[]string{"an upgrade was broken off"},
 			[]string{"run the upgrade again"}},
+		{VirtualIPConflict, "another machine has the cluster's virtual IP",
+			"The control-plane host that is to have it does not take it, or has it and the other machine as well: then clients reach the one or the other.",
+			[]string{"the hosts of a cluster that was restored or recovered elsewhere were turned on again", "somebody gave the address to a machine; DHCP did"},
+			[]string{"find the machine by its hardware address (the switch's table, the hypervisor's list) and take the address from it", "old hosts of this cluster: kubewright reset HOST, or keep them off"}},
 		{BundleMismatch, "a host runs another bundle than the cluster's record names",
 			"Its components may be of another version than the others'.",
 			[]string{"an upgrade was broken off", "somebody changed the link /opt/kubewright/current"},

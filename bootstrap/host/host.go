@@ -122,6 +122,7 @@ type Unit struct {
 	MainPID  int       // 0: none
 	Restarts int       // by systemd, because it ended, since somebody started it
 	Started  time.Time // when it became active last; zero: never
+	Status   string    // what its program says of itself (StatusText), "" for most; kept when it ends
 }
 
 // ExitError is a command that ran and ended with a non-zero status.

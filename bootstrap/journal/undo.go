@@ -228,6 +228,8 @@ func stopUnits(ctx context.Context, h host.Host, all []difference) error {
 	return nil
 }
 
+// unmount frees the names at once. What is being ended may hold a mount a moment longer,
+// and a runtime that still runs looks into its namespaces: the kernel lets go after them.
 func unmount(ctx context.Context, h host.Host, all []difference) error {
 	for _, d := range only(all, plan.ObjectMounts) {
 		points, err := listMounts(ctx, h, d.was.Name) // those of processes that were stopped are gone
@@ -239,7 +241,7 @@ func unmount(ctx context.Context, h host.Host, all []difference) error {
 			continue
 		}
 		slices.Reverse(points)
-		if _, err := h.Run(ctx, host.Command{Argv: append([]string{"umount", "--"}, points...)}); err != nil {
+		if _, err := h.Run(ctx, host.Command{Argv: append([]string{"umount", "--lazy", "--"}, points...)}); err != nil {
 			return err
 		}
 	}

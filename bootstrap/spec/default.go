@@ -7,8 +7,10 @@ const (
 	defaultPort      = 6443
 	defaultDNSDomain = "cluster.local"
 	defaultKeep      = 7
-	defaultBackups   = "/var/backups/kubewright"
 )
+
+// DefaultBackupDir is where hosts keep their backups.
+const DefaultBackupDir = "/var/backups/kubewright"
 
 // Default fills in what was left out. It is idempotent.
 func (c *Cluster) Default() {
@@ -22,7 +24,7 @@ func (c *Cluster) Default() {
 	orDefault(&c.APIServer.Port, defaultPort)
 	if c.Backup.Schedule != "" {
 		orDefault(&c.Backup.Keep, defaultKeep)
-		orDefault(&c.Backup.Dir, defaultBackups)
+		orDefault(&c.Backup.Dir, DefaultBackupDir)
 	}
 	for i := range c.Hosts {
 		role := WorkerRole

@@ -158,6 +158,6 @@ type Backup struct {
 	// `kubewright backup keygen` makes a pair. The hosts need no private one.
 	Recipients []string `yaml:"recipients"`
 	// Dir is the hosts' folder for them. A reset leaves it there. Each stays on the host that
-	// made it: fetch them from there, or mount something of another machine. Default: /var/backups/kubewright.
+	// made it: `kubewright backup fetch` copies one, or mount something of another machine. Default: /var/backups/kubewright.
 	Dir string `yaml:"dir"`
 }

@@ -114,7 +114,23 @@ func commandLine(argv []string) string {
 	for i, a := range argv {
 		words[i] = quote(a)
 	}
-	return strings.Join(words, " \\\n  ")
+	return strings.Join(words, nextArgument)
+}
+
+// nextArgument stands between two words of a command line.
+const nextArgument = " \\\n  "
+
+// words undoes commandLine.
+func words(line string) []string {
+	all := strings.Split(line, nextArgument)
+	plain := strings.NewReplacer(`\\`, `\`, `\"`, `"`, `%%`, `%`, `$$`, `$`, `\n`, "\n")
+	for i, w := range all {
+		if len(w) > 1 && w[0] == '"' {
+			w = w[1 : len(w)-1]
+		}
+		all[i] = plain.Replace(w)
+	}
+	return all
 }
 
 // quote protects a word from systemd's own unquoting, specifiers and variables.

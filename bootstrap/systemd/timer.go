@@ -3,8 +3,10 @@ package systemd
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/unit"
 
@@ -138,4 +140,42 @@ func (a Schedule) Apply(ctx context.Context, h host.Host) error {
 		return err
 	}
 	return sd.Restart(ctx, t.Name())
+}
+
+// Installed is a timer as its files on a host have it.
+type Installed struct {
+	Calendar string    // as Timer's
+	Exec     []string  // command line of its service
+	Since    time.Time // when the timer's file was written
+}
+
+// ReadTimer reads the files that Schedule writes for a service, nil if they are not there.
+func ReadTimer(ctx context.Context, r host.Reader, service string) (*Installed, error) {
+	t := Timer{Service: Service{Name: service}}
+	paths, _ := t.files()
+	found, err := r.Stat(ctx, paths...)
+	if err != nil || !found[0].Exists || !found[1].Exists {
+		return nil, err
+	}
+	options := make([][]*unit.UnitOption, len(paths))
+	for i, p := range paths {
+		content, err := r.ReadFile(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if options[i], err = unit.DeserializeOptions(bytes.NewReader(content)); err != nil {
+			return nil, fmt.Errorf("%s: %w", p, err)
+		}
+	}
+	return &Installed{Calendar: valueOf(options[1], "Timer", "OnCalendar"),
+		Exec: words(valueOf(options[0], "Service", "ExecStart")), Since: found[1].ModTime}, nil
+}
+
+func valueOf(options []*unit.UnitOption, section, name string) string {
+	for _, o := range options {
+		if o.Section == section && o.Name == name {
+			return o.Value
+		}
+	}
+	return ""
 }

@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,5 +97,22 @@ func TestScheduleBrokenOff(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestReadTimer(t *testing.T) {
+	s := hosttest.NewSim(t, "cp1")
+	if got, err := ReadTimer(t.Context(), s, "sweep.service"); got != nil || err != nil {
+		t.Errorf("of none: %+v, %v", got, err)
+	}
+	wish := sweeping("Mon..Fri 02:30")
+	wish.Timer.Service.Exec = []string{"/bin/sweep", "--at=/a b", `--say="100 %" of $HOME; a\nb`, "", "--last=x\ny"}
+	settle(t, s, wish)
+	got, err := ReadTimer(t.Context(), s, "sweep.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got.Exec, wish.Timer.Service.Exec) || got.Calendar != wish.Timer.Calendar || got.Since.IsZero() {
+		t.Errorf("%+v\nwant %q", got, wish.Timer.Service.Exec)
 	}
 }

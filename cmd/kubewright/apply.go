@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"slices"
@@ -34,8 +33,10 @@ func (a *app) applyCommand(do doer) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if c.Flags().Changed("remove") {
-			return usage(c, fmt.Errorf("--remove: the plan says it all"))
+		for _, name := range []string{"remove", "timeout"} {
+			if c.Flags().Changed(name) {
+				return usage(c, fmt.Errorf("--%s: the plan says it all", name))
+			}
 		}
 		return a.carryOut(c.Context(), saved.Request, saved)
 	}
@@ -44,26 +45,32 @@ func (a *app) applyCommand(do doer) *cobra.Command {
 
 // convergeCommand is apply with a cluster file, and `plan apply`.
 func (a *app) convergeCommand(do doer) *cobra.Command {
-	var remove []string
+	r := bootstrap.Request{Verb: verbApply}
 	c := &cobra.Command{
 		Use:   "apply -f cluster.yaml",
 		Short: "Make a cluster what its file says",
 		Long: "apply -f makes the cluster of the file, joins hosts that are new in it, applies changed settings, and takes out hosts\n" +
-			"that the file does not name any more: each has to be confirmed, on the terminal or with --remove HOST.",
+			"that the file does not name any more: each has to be confirmed, on the terminal or with --remove HOST. Their pods move\n" +
+			"first, as `kubewright remove` has them do.",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if a.specPath == "" {
 				return usage(c, fmt.Errorf("name a cluster file with -f"))
 			}
+			if err := checkTimeout(c, r.Timeout); err != nil {
+				return err
+			}
 			wish, err := a.loadSpec()
 			if err != nil {
 				return err
 			}
-			return do(c.Context(), bootstrap.Request{Verb: verbApply, Spec: wish, Hosts: controlPlaneFirst(wish.Hosts), Remove: remove})
+			r.Spec, r.Hosts = wish, controlPlaneFirst(wish.Hosts)
+			return do(c.Context(), r)
 		},
 	}
 	a.addRunFlags(c.Flags())
-	c.Flags().StringArrayVar(&remove, "remove", nil, "host that may leave the cluster because the file does not name it (repeatable)")
+	addTimeout(c.Flags(), &r.Timeout)
+	c.Flags().StringArrayVar(&r.Remove, "remove", nil, "host that may leave the cluster because the file does not name it (repeatable)")
 	return c
 }
 
@@ -84,12 +91,8 @@ func (a *app) confirm(w *work) error {
 	}
 	what := fmt.Sprintf("%s of the cluster, but not in the file: pods are moved away, and the hosts put back as they were before",
 		strings.Join(open, ", "))
-	if isTerminal(a.stdout) && isTerminalIn(a.stdin) {
-		fmt.Fprintf(a.stdout, "%s\nType yes to take them out of the cluster: ", what)
-		answer, err := bufio.NewReader(a.stdin).ReadString('\n')
-		if err == nil && strings.TrimSpace(answer) == "yes" {
-			return nil
-		}
+	if yes, err := a.agrees(what, "Type yes to take them out of the cluster", "yes"); yes || err != nil {
+		return err
 	}
 	return fault.New(fault.Usage, "confirm with --remove "+strings.Join(open, " --remove ")+", or name the hosts in the file", "%s", what)
 }

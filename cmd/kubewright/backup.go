@@ -51,7 +51,7 @@ func (a *app) backupCommand() *cobra.Command {
 	c.Flags().StringVarP(&file, "output", "o", "", "file to write")
 	c.Flags().BoolVar(&force, "force", false, "replace a file that is there")
 	to.add(c.Flags())
-	c.AddCommand(a.prints(a.backupVerify()), a.prints(a.backupShow()), a.backupKeygen())
+	c.AddCommand(a.prints(a.backupVerify()), a.prints(a.backupShow()), a.backupKeygen(), a.prints(a.backupList()), a.backupFetch())
 	return c
 }
 

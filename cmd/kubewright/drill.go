@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/drill"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -230,7 +230,7 @@ func (a *app) reachGround(ctx context.Context, g *bootstrap.Ground) ([]bootstrap
 		all.Go(func() {
 			c, err := a.dialDrill(ctx, n.Host)
 			if err != nil {
-				faults[i] = fault.At(n.Host, "connect", err)
+				faults[i] = err
 				return
 			}
 			connections[i] = c
@@ -249,6 +249,17 @@ func (a *app) reachGround(ctx context.Context, g *bootstrap.Ground) ([]bootstrap
 		})
 	}
 	all.Wait()
+	var reached []host.Reader
+	for _, c := range connections {
+		if c.Host != nil {
+			reached = append(reached, c.Host)
+		}
+	}
+	for i, c := range connections {
+		if c.Host == nil {
+			faults[i] = g.Miss(ctx, g.Nodes[i], reached, faults[i])
+		}
+	}
 	connections = slices.DeleteFunc(connections, func(c drill.Connection) bool { return c.Host == nil })
 	return targets, connections, errors.Join(faults...)
 }
@@ -270,12 +281,8 @@ func (a *app) confirmDrill(g *bootstrap.Ground, d *drill.Drill, yes bool) error 
 	}
 	what := fmt.Sprintf("cluster %s is not marked as a test cluster: %s befalls %s, and whoever uses the cluster sees it",
 		g.Record.Name, d.Kind, d.Victim.Host)
-	if isTerminal(a.stdout) && isTerminalIn(a.stdin) {
-		fmt.Fprintf(a.stdout, "%s\nType the cluster's name to go on: ", what)
-		answer, err := bufio.NewReader(a.stdin).ReadString('\n')
-		if err == nil && strings.TrimSpace(answer) == g.Record.Name {
-			return nil
-		}
+	if yes, err := a.agrees(what, "Type the cluster's name to go on", g.Record.Name); yes || err != nil {
+		return err
 	}
 	return fault.New(fault.Usage, "confirm with --yes, or mark it: testCluster: true in the cluster file, then `kubewright apply`", "%s", what)
 }

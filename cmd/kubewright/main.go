@@ -86,7 +86,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.output, "output", "o", "auto", "how to show progress and results: auto, plain, jsonl (status, doctor, drill, etcd, version, inspect, preflight: json)")
+	flags.StringVarP(&a.output, "output", "o", "auto", "how to show progress and results: auto, plain, jsonl (status, doctor, drill, etcd, backup list, verify and show, version, inspect, preflight: json)")
 	flags.StringVarP(&a.sshConfig, "ssh-config", "F", "", "ssh_config file to use instead of the user's and the system's")
 	flags.StringArrayVar(&a.knownHosts, "known-hosts", nil, "known_hosts file to use instead of ssh_config's (repeatable)")
 	flags.BoolVar(&a.acceptNew, "accept-new-host-keys", false, "trust the key of a host that is met for the first time, and remember it")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"strings"
 
@@ -44,12 +43,8 @@ func (a *app) confirmRecover(w *work) error {
 	}
 	what := fmt.Sprintf("%s is made etcd's only member; %s will be members no more, and what only they had agreed on is lost",
 		w.recover.Target.Claim.Node, strings.Join(lost, ", "))
-	if isTerminal(a.stdout) && isTerminalIn(a.stdin) {
-		fmt.Fprintf(a.stdout, "%s\nType yes to go on: ", what)
-		answer, err := bufio.NewReader(a.stdin).ReadString('\n')
-		if err == nil && strings.TrimSpace(answer) == "yes" {
-			return nil
-		}
+	if yes, err := a.agrees(what, "Type yes to go on", "yes"); yes || err != nil {
+		return err
 	}
 	return fault.New(fault.Usage, "confirm with --yes", "%s", what)
 }

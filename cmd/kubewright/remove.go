@@ -126,6 +126,9 @@ func (a *app) findRemoval(ctx context.Context, w *work, connect connector) error
 		return err
 	}
 	d := a.departure(w, name)
+	if err := w.findNodeless(ctx, d, hosts, connect); err != nil {
+		return err
+	}
 	var lost []error
 	for _, h := range w.Hosts {
 		err := w.leave(d, hosts, connect, h.Name)
@@ -146,6 +149,29 @@ func (a *app) findRemoval(ctx context.Context, w *work, connect connector) error
 	return a.keep(ctx, d, hosts, connect, errors.Join(lost...))
 }
 
+// findNodeless has hosts count as nodes whose members etcd has, although the cluster has no node of
+// their name: nothing else would take these members out.
+func (w *work) findNodeless(ctx context.Context, d *bootstrap.Departure, hosts *found, connect connector) error {
+	var names []string
+	for _, h := range w.Hosts {
+		_, known := w.live.Member(h.Name)
+		if !known && hosts.targets[h.Name].Claim == nil {
+			names = append(names, h.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	via, err := keeper(d, hosts, connect)
+	if err != nil {
+		return err
+	}
+	hosts.targets[via.Wish.Name] = via // it is not reached twice
+	nodeless, err := d.Nodeless(ctx, via.Host, names)
+	w.live.Nodes = append(w.live.Nodes, nodeless...)
+	return err
+}
+
 // departure is that of a request, still without its nodes.
 func (a *app) departure(w *work, name string) *bootstrap.Departure {
 	timeout := w.Timeout
@@ -155,30 +181,20 @@ func (a *app) departure(w *work, name string) *bootstrap.Departure {
 	return &bootstrap.Departure{Live: w.live, By: signature(), Timeout: timeout, Force: w.Force, Kubeconfig: a.kubeconfig, Name: name}
 }
 
-// lookThrough looks at a cluster by the first way that leads to one of its API servers which
-// answers: one whose member of etcd is dead takes connections all the same.
+// lookTime bounds a look at a cluster by one way: which of its API servers serves has to be found out first.
+const lookTime = 2 * apiTimeout
+
+// lookThrough looks at a cluster by the first way that leads to one of its API servers which serves.
 func lookThrough(ctx context.Context, access cluster.Access, ways []cluster.DialFunc) (*bootstrap.Live, error) {
-	servers := []string{access.Server}
-	for _, other := range access.Others {
-		servers = append(servers, "https://"+other)
-	}
 	var faults []error
-	for _, server := range servers {
-		at := access
-		at.Server, at.Others = server, nil
-		for _, dial := range ways {
-			asking, cancel := context.WithTimeout(ctx, apiTimeout)
-			live, err := bootstrap.LookThrough(asking, at, dial)
-			cancel()
-			if err == nil {
-				live.Access = access
-				return live, nil
-			}
-			if ctx.Err() != nil {
-				return nil, err
-			}
-			faults = append(faults, err)
+	for _, dial := range ways {
+		asking, cancel := context.WithTimeout(ctx, lookTime)
+		live, err := bootstrap.LookThrough(asking, access, dial)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return live, err
 		}
+		faults = append(faults, err)
 	}
 	return nil, fault.New(fault.ClusterMissing, "name another host of the cluster to reach its API through with --via HOST, or its kubeconfig with --kubeconfig",
 		"the cluster cannot be asked: %w", errors.Join(faults...))

@@ -77,8 +77,14 @@ func renderStatus(w io.Writer, s *bootstrap.Status) error {
 	for _, d := range s.Addons {
 		fmt.Fprintf(t, "%s\t%d of %d\n", d.Name, d.Ready, d.Want)
 	}
+	if b := s.Backups; b != nil {
+		fmt.Fprintf(t, "\nBACKUPS\tNEWEST\tON\n%s\t%s\t%s\n", b.Schedule, timeOrDash(b.Newest), orDash(b.Host))
+	}
 	if err := t.Flush(); err != nil {
 		return err
+	}
+	if b := s.Backups; b != nil && !b.Missed.IsZero() {
+		fmt.Fprintf(w, "\na younger backup should have been made at %s: see `kubewright doctor`\n", b.Missed.Format(time.RFC3339))
 	}
 	for _, n := range s.Nodes {
 		if !n.Ready {
@@ -97,6 +103,13 @@ func renderStatus(w io.Writer, s *bootstrap.Status) error {
 		fmt.Fprintf(w, "\n%s\n", trouble)
 	}
 	return nil
+}
+
+func timeOrDash(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Format(time.RFC3339)
 }
 
 // components says how many units run, and names those that do not.

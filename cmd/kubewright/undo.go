@@ -17,8 +17,9 @@ import (
 )
 
 func (a *app) undoCommand(do doer) *cobra.Command {
-	var u bootstrap.UndoRange
-	var list, force bool
+	r := bootstrap.Request{Verb: verbUndo}
+	u := &r.Undo
+	var list bool
 	c := &cobra.Command{
 		Use:   "undo HOST...",
 		Short: "Put hosts back step by step, as their journals say",
@@ -33,6 +34,9 @@ func (a *app) undoCommand(do doer) *cobra.Command {
 			if c.Flags().Changed("steps") && u.Steps < 1 {
 				return usage(c, fmt.Errorf("--steps is at least 1"))
 			}
+			if err := checkTimeout(c, r.Timeout); err != nil {
+				return err
+			}
 			var given []string
 			for _, name := range []string{"steps", "to", "all", "list"} {
 				if c.Flags().Changed(name) {
@@ -42,21 +46,21 @@ func (a *app) undoCommand(do doer) *cobra.Command {
 			if len(given) > 1 {
 				return usage(c, fmt.Errorf("%s: only one of them", strings.Join(given, ", ")))
 			}
-			var hosts []spec.Host
 			for _, name := range args {
-				hosts = append(hosts, spec.Host{Name: name})
+				r.Hosts = append(r.Hosts, spec.Host{Name: name})
 			}
 			if list {
-				return a.listJournals(c.Context(), hosts)
+				return a.listJournals(c.Context(), r.Hosts)
 			}
-			return do(c.Context(), bootstrap.Request{Verb: verbUndo, Hosts: hosts, Undo: u, Force: force})
+			return do(c.Context(), r)
 		},
 	}
 	c.Flags().BoolVar(&list, "list", false, "only show what can be undone, the last step first")
 	c.Flags().IntVar(&u.Steps, "steps", 0, "undo the last so many steps")
 	c.Flags().StringVar(&u.To, "to", "", "undo back to before this step, such as kubelet/configure")
 	c.Flags().BoolVar(&u.All, "all", false, "undo everything")
-	c.Flags().BoolVar(&force, "force", false, "as of reset, where a host leaves the cluster")
+	addTimeout(c.Flags(), &r.Timeout)
+	c.Flags().BoolVar(&r.Force, "force", false, "as of reset, where a host leaves the cluster")
 	return c
 }
 

@@ -144,6 +144,9 @@ func (a *app) findLive(ctx context.Context, w *work, connect connector) (err err
 	case w.ID == "":
 		w.ID = strings.ToLower(rand.Text())
 	}
+	if err := bootstrap.RefuseSecond(ctx, w.targets); err != nil {
+		return err
+	}
 	if w.live, err = bootstrap.Find(ctx, w.targets); err != nil || w.live == nil {
 		return err
 	}

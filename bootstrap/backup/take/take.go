@@ -249,7 +249,7 @@ func (t *taker) describe(ctx context.Context, access cluster.Access) error {
 		return err
 	}
 	m := &t.into.Manifest
-	m.Made, m.By, m.Kubewright = time.Now().UTC().Truncate(time.Second), t.who.By, t.who.Kubewright
+	m.Made, m.By, m.Kubewright = time.Now().UTC().Truncate(time.Millisecond), t.who.By, t.who.Kubewright
 	m.Cluster, m.ClusterID, m.Bundle = record.Name, record.ID, record.Bundle
 	m.Kubernetes, m.BundleFiles, m.Nodes = version.GitVersion, hex.EncodeToString(sum[:]), nodes
 	t.into.Spec = []byte(record.Spec)

@@ -45,6 +45,7 @@ type unit struct {
 	pid      int
 	started  time.Time
 	file     string // UnitFileState, "" until it is asked for
+	status   string // StatusText
 }
 
 // settings is what the simulation heeds of a unit file.
@@ -187,6 +188,18 @@ func (s *Sim) CrashUnit(name string) {
 	u.active, u.sub, u.pid = failed, failed, 0
 }
 
+// SetStatus has the program of a unit that runs say how it is.
+func (s *Sim) SetStatus(name, status string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.units[name]
+	if !ok || u.active != active {
+		s.t.Fatalf("%s: %s does not run, it says nothing", s.name, name)
+	}
+	u.status = status
+}
+
 // Units returns the state of units. Systemd is stricter here than where it
 // looks for files anew by itself: what is not reloaded is not known.
 func (s *Sim) Units(ctx context.Context, names ...string) ([]host.Unit, error) {
@@ -203,7 +216,7 @@ func (s *Sim) Units(ctx context.Context, names ...string) ([]host.Unit, error) {
 			}
 			units[i] = host.Unit{
 				Name: name, Load: u.load, Active: u.active, Sub: u.sub, File: u.file, Fragment: u.fragment,
-				Stale: s.stale(name, u), MainPID: u.pid, Started: u.started,
+				Stale: s.stale(name, u), MainPID: u.pid, Started: u.started, Status: u.status,
 			}
 		}
 		return units, nil

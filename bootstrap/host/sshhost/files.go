@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
@@ -400,4 +401,55 @@ func (u *until) Read(p []byte) (int, error) {
 		return 0, context.Cause(u.ctx)
 	}
 	return u.r.Read(p)
+}
+
+// CopyFile writes a file's content to w as it comes: at most some MiB of it are under way
+// at a time. When ctx ends, w is not written to any more once it returns.
+func (h *Host) CopyFile(ctx context.Context, name string, w io.Writer) error {
+	to := &gate{ctx: ctx, w: w}
+	_, err := withFiles(ctx, h, "read", name, func(c *sftp.Client) (none, error) {
+		f, err := c.Open(name)
+		if err != nil {
+			return none{}, err
+		}
+		defer f.Close() //nolint:errcheck // it was only read
+		_, err = f.WriteTo(to)
+		return none{}, err
+	})
+	if failed := to.shut(); failed != nil {
+		return fmt.Errorf("copy %s: %w", name, failed)
+	}
+	return err
+}
+
+// gate is a writer that ends with ctx, or when it is shut.
+type gate struct {
+	ctx context.Context
+	w   io.Writer
+
+	mu     sync.Mutex // held while w is written to
+	closed bool
+	err    error // w's own
+}
+
+func (g *gate) Write(p []byte) (n int, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.closed:
+		return 0, io.ErrClosedPipe
+	case g.ctx.Err() != nil:
+		return 0, context.Cause(g.ctx)
+	}
+	n, err = g.w.Write(p)
+	g.err = err
+	return n, err
+}
+
+// shut waits for a write that is under way, lets no more through, and returns how w failed.
+func (g *gate) shut() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	return g.err
 }

@@ -454,7 +454,8 @@ func TestConnectionLost(t *testing.T) {
 	between := newRelay(t, s.addr())
 	text := strings.Replace(s.config(t, "one", "HostKeyAlias 127.0.0.1"), "Port "+s.port, "Port "+between.port(), 1)
 	write(t, filepath.Join(s.dir, "known_hosts"), knownhosts.Line([]string{"127.0.0.1"}, s.hostKey)+"\n")
-	h, err := dial(t, "one", text, Config{keepalive: 20 * time.Millisecond})
+	// Long enough for a server on a busy machine to be taken for a living one before.
+	h, err := dial(t, "one", text, Config{keepalive: 500 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -173,7 +173,8 @@ func unit(name string, properties map[string]any) (host.Unit, error) {
 		property(properties, "ActiveEnterTimestamp", &entered),
 	)
 	if _, ok := properties["MainPID"]; ok { // services alone have one
-		err = errors.Join(err, property(properties, "MainPID", &pid), property(properties, "NRestarts", &restarts))
+		err = errors.Join(err, property(properties, "MainPID", &pid), property(properties, "NRestarts", &restarts),
+			property(properties, "StatusText", &u.Status))
 	}
 	if err != nil {
 		return u, fmt.Errorf("state of %s: %w", name, err)

@@ -105,7 +105,7 @@ func run(ctx context.Context, args []string) (said string, err error) {
 	if err != nil {
 		return "", err
 	}
-	removed, err := folder.prune(m.Cluster, o.keep)
+	removed, err := folder.prune(m.Cluster, made, o.keep)
 	if err != nil {
 		return "", err
 	}

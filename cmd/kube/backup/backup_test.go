@@ -60,6 +60,7 @@ func TestStoreAndPrune(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var newest stored
 	for i, c := range []struct {
 		to   age.Recipient
 		with age.Identity
@@ -79,17 +80,36 @@ func TestStoreAndPrune(t *testing.T) {
 		if info, err := os.Stat(made.path); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%v, %v", info.Mode(), err)
 		}
+		newest = made
 	}
 	if info, err := os.Stat(f.path); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("the folder: %v, %v", info.Mode(), err)
 	}
-	removed, err := f.prune("docs", 2)
+	removed, err := f.prune("docs", newest, 2)
 	if err != nil || removed != 2 {
 		t.Errorf("%d removed, %v", removed, err)
 	}
 	want := append(others, "docs-20261125T023000.600Z.kwbackup", "docs-20261125T023000.900Z.kwbackup")
 	slices.Sort(want)
 	if got := names(t, f); !slices.Equal(got, want) {
+		t.Errorf("left: %v\nwant: %v", got, want)
+	}
+}
+
+// A clock that was ahead once costs no backup: neither the one that was just made, nor those kept before it.
+func TestPruneAfterClockWasAhead(t *testing.T) {
+	f := open(t)
+	at := func(days int) string { return backup.FileName("docs", night.AddDate(0, 0, days)) }
+	for _, days := range []int{-2, -1, 0, 400, 401, 402} {
+		if err := os.WriteFile(filepath.Join(f.path, at(days)), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	removed, err := f.prune("docs", stored{path: filepath.Join(f.path, at(0))}, 2)
+	if err != nil || removed != 1 {
+		t.Errorf("%d removed, %v", removed, err)
+	}
+	if got, want := names(t, f), []string{at(-1), at(0), at(400), at(401), at(402)}; !slices.Equal(got, want) {
 		t.Errorf("left: %v\nwant: %v", got, want)
 	}
 }

@@ -15,15 +15,8 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/backup"
 )
 
-const (
-	// extension ends the name of a backup, and partial begins that of one that is not
-	// finished, or was not.
-	extension = ".kwbackup"
-	partial   = ".partial-"
-	// stamp is how a backup's name has its time: sorted by name, they are sorted by time. A
-	// backup of a small cluster takes a third of a second.
-	stamp = "20060102T150405.000Z"
-)
+// partial begins the name of a backup that is not finished, or was not.
+const partial = ".partial-"
 
 // folder is where backups are kept. Only one process works in it.
 type folder struct {
@@ -113,19 +106,21 @@ func (f *folder) store(c backup.Contents, to []age.Recipient) (_ stored, err err
 	if _, err := backup.Read(file, io.Discard, eye); err != nil {
 		return stored{}, fmt.Errorf("read the backup back: %w", err)
 	}
-	name := filepath.Join(f.path, c.Manifest.Cluster+"-"+c.Manifest.Made.UTC().Format(stamp)+extension)
+	name := filepath.Join(f.path, backup.FileName(c.Manifest.Cluster, c.Manifest.Made))
 	if err := os.Rename(file.Name(), name); err != nil {
 		return stored{}, err
 	}
 	return stored{name, size}, f.lock.Sync()
 }
 
-// prune removes all backups of a cluster but the newest. The newest one is always good:
-// it has a name because it was proven.
-func (f *folder) prune(cluster string, keep int) (removed int, err error) {
+// prune removes the oldest backups of a cluster until so many are left, the one that was just made
+// among them. What has a later time than that was made while the clock was wrong: it
+// stays, and does not count, or good ones would have to go for it.
+func (f *folder) prune(cluster string, made stored, keep int) (removed int, err error) {
+	newest := filepath.Base(made.path)
 	all, err := f.named(func(name string) bool {
-		rest, ours := strings.CutPrefix(name, cluster+"-")
-		return ours && len(rest) == len(stamp)+len(extension) && strings.HasSuffix(rest, extension)
+		of, _, ok := backup.ParseFileName(name)
+		return ok && of == cluster && name <= newest
 	})
 	if err != nil {
 		return 0, err

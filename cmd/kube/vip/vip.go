@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/mdlayher/arp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -109,7 +110,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	log := logTo(stderr)
 	client, err := connect(o)
 	if err == nil {
-		err = run(ctx, o, client, log)
+		err = run(ctx, o, client, arp.Dial, log)
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "vip: %v\n", err)
@@ -136,8 +137,8 @@ func connect(o options) (kubernetes.Interface, error) {
 
 // run stands for election until ctx ends (nil), and has the address whenever it is
 // elected, but not before nor after.
-func run(ctx context.Context, o options, client kubernetes.Interface, log *slog.Logger) error {
-	place, err := findPlace(o.device, o.address)
+func run(ctx context.Context, o options, client kubernetes.Interface, wire wire, log *slog.Logger) error {
+	place, err := findPlace(o.device, o.address, wire)
 	if err != nil {
 		return err
 	}
@@ -150,7 +151,7 @@ func run(ctx context.Context, o options, client kubernetes.Interface, log *slog.
 		LockConfig: resourcelock.ResourceLockConfig{Identity: o.node},
 	}}
 	log.Info("standing for election", "address", o.address, "interface", o.device, "node", o.node)
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+stands); err != nil {
 		log.Warn("systemd does not hear that this is ready", "reason", err)
 	}
 	defer lock.release() // in vain if another has it, or the API does not answer
@@ -179,7 +180,7 @@ func campaign(ctx context.Context, lock *tracked, place *place, log *slog.Logger
 			OnStoppedLeading: func() {}, // term.end waits
 			OnNewLeader: func(node string) {
 				if node != "" {
-					log.Info("the address is held", "node", node)
+					log.Info("a host is elected for the address", "node", node)
 				}
 			},
 		},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/mdlayher/arp"
 	"github.com/vishvananda/netlink"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -131,6 +129,7 @@ func (c *cluster) holder() string {
 type bench struct {
 	*testing.T
 	cluster
+	segment
 	address netip.Addr
 	log     lockedBuffer
 }
@@ -170,7 +169,7 @@ func (b *bench) start(host string) (stop func() error) {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	o := options{address: b.address, device: host, node: host}
-	go func() { done <- run(ctx, o, b.client(host), slog.New(slog.NewTextHandler(&b.log, nil))) }()
+	go func() { done <- run(ctx, o, b.client(host), b.dial, slog.New(slog.NewTextHandler(&b.log, nil))) }()
 	return func() error { cancel(); return <-done }
 }
 
@@ -274,7 +273,7 @@ func TestFence(t *testing.T) {
 		return
 	}
 	b := newBench(t)
-	place, err := findPlace("a", b.address)
+	place, err := findPlace("a", b.address, b.dial)
 	b.must(err)
 	b.must(place.give(lease))
 	b.must(place.give(lease))
@@ -294,7 +293,7 @@ func TestLapsed(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		place, err := findPlace("a", b.address)
+		place, err := findPlace("a", b.address, b.dial)
 		b.must(err)
 		var lock tracked
 		renew := func() { now := time.Now(); lock.renewed.Store(&now) }
@@ -302,48 +301,18 @@ func TestLapsed(t *testing.T) {
 		done := make(chan error, 1)
 		renew()
 		go func() { done <- place.hold(ctx, &lock, slog.New(slog.NewTextHandler(&b.log, nil))) }()
-		b.within(0, "a")
+		b.within(askTime, "a")
 		time.Sleep(lease)
 		b.within(0, "")
 		renew()
 		time.Sleep(retry)
-		b.within(0, "a")
+		b.within(askTime, "a")
 		lock.renewed.Store(nil) // another has it
 		time.Sleep(retry)
 		b.within(0, "")
 		stop()
 		b.must(<-done)
 	})
-}
-
-// TestAnnounce has a neighbour hear of the address.
-func TestAnnounce(t *testing.T) {
-	if !inNetns(t) {
-		return
-	}
-	b := newBench(t)
-	device, err := net.InterfaceByName("b")
-	b.must(err)
-	neighbour, err := arp.Dial(device)
-	b.must(err)
-	defer neighbour.Close()
-	b.must(neighbour.SetDeadline(time.Now().Add(20 * time.Second)))
-	place, err := findPlace("a", b.address)
-	b.must(err)
-	b.must(place.announce())
-	for _, want := range []arp.Operation{arp.OperationRequest, arp.OperationReply} {
-		for {
-			p, _, err := neighbour.Read()
-			b.must(err)
-			if p.SenderIP != b.address {
-				continue // the kernel's own
-			}
-			if p.Operation != want || p.TargetIP != b.address || p.SenderHardwareAddr.String() != place.link.Attrs().HardwareAddr.String() {
-				t.Errorf("%+v", p)
-			}
-			break
-		}
-	}
 }
 
 // TestCannotHave has an interface that goes away while the host is elected: it leaves

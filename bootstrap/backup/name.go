@@ -1,0 +1,32 @@
+package backup
+
+import (
+	"strings"
+	"time"
+)
+
+const (
+	// Extension ends the name of a backup that a host keeps.
+	Extension = ".kwbackup"
+	// stamp is how such a name has its time: sorted by name, those of a cluster are sorted by
+	// time. A backup of a small cluster takes a third of a second.
+	stamp = "20060102T150405.000Z"
+)
+
+// FileName is what a host calls the backup of a cluster that it made at a time.
+func FileName(cluster string, made time.Time) string {
+	return cluster + "-" + made.UTC().Format(stamp) + Extension
+}
+
+// ParseFileName undoes FileName, also of releases whose names had no milliseconds; ok is false
+// of any other name.
+func ParseFileName(name string) (cluster string, made time.Time, ok bool) {
+	rest, ours := strings.CutSuffix(name, Extension)
+	at := strings.LastIndexByte(rest, '-')
+	if !ours || at < 1 {
+		return "", time.Time{}, false
+	}
+	const form = "20060102T150405Z" // parsing takes a fraction of the second, too
+	made, err := time.Parse(form, rest[at+1:])
+	return rest[:at], made, err == nil
+}
