@@ -255,7 +255,7 @@ func TestBackup(t *testing.T) {
 		if list.names() != cp+": "+strings.Join(files, " ")+"\n" || list.Missed != "" {
 			t.Errorf("listed: %+v, kept: %v", list, files)
 		}
-		if r := e.must(t, "backup", "list", cp, "absent.invalid"); !strings.Contains(r.stdout, files[0]) || !strings.Contains(r.stdout, "absent.invalid") {
+		if r := e.must(t, "backup", "list", cp, "127.0.0.1:1"); !strings.Contains(r.stdout, files[0]) || !strings.Contains(r.stdout, "127.0.0.1:1") {
 			t.Errorf("with a host that is not there: %s", r.output())
 		}
 		if r := e.must(t, "status"); !strings.Contains(r.stdout, "yearly") {
