@@ -32,6 +32,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/pki"
 )
 
 const (
@@ -151,8 +152,18 @@ func (t *taker) files(ctx context.Context) error {
 	if encryption != "" && !slices.Contains(paths, encryption) {
 		paths = append(paths, encryption)
 	}
+	// No cluster is made again without these, and where an admin keeps them elsewhere they are links.
+	for _, name := range pki.CommonFiles() {
+		if p := path.Join(pkiDir, name); !slices.Contains(paths, p) {
+			paths = append(paths, p)
+		}
+	}
 	for _, p := range paths {
 		content, err := t.host.ReadFile(ctx, p)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fault.New(fault.BackupRefused, "put it back where it was; the other control-plane hosts have the same",
+				"no cluster could be made again from the backup: %w", err)
+		}
 		if err != nil {
 			return err
 		}
