@@ -130,6 +130,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 
 		ca:     plan.NewValue[[]byte]("the cluster's authority"),
 		common: plan.NewValue[certs.Common]("the cluster's authorities"),
+		files:  plan.NewValue[adminContents]("the admin's files"),
 		access: plan.NewValue[cluster.Access]("the certificates"),
 
 		started:    plan.NewValue[bool]("the control plane"),
@@ -153,9 +154,6 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 	members, workers := newMembers(others), joiners(others)
 	if in.Live != nil {
 		inTurn(members, c.apiUp)
-	}
-	if in.From == nil && len(members) > 0 { // all keys of a backup are written on each host
-		c.encryption = newEncryption(in.Cluster)
 	}
 
 	lanes := []plan.Lane{controlPlaneLane(c, first, admin)}
@@ -230,10 +228,10 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 			Sets: []plan.Cell{c.ca, c.common, c.access, admin},
 			Do:   issue{Ensure: certificates, ca: c.ca, common: c.common, super: c.access, admin: admin}},
 	)
+	steps = append(steps, c.readFilesSteps()...)
 	if c.from != nil {
 		steps = append(steps, append(c.from.keySteps(), c.from.dataStep(c, n))...)
 	}
-	steps = append(steps, c.encryption.readSteps()...)
 	steps = append(steps,
 		step("etcd/configure", "how it comes to its data", etcd.Start{Cluster: founding, New: true}),
 		hostStep{Name: "controlplane/start", Doc: "etcd and the API server", Sets: []plan.Cell{c.started}, Do: hostTold{

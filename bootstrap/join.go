@@ -57,6 +57,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 		token:   cluster.NewToken(),
 		ca:      plan.Of("the cluster's authority", in.Access.CA),
 		common:  plan.NewValue[certs.Common]("the cluster's authorities"),
+		files:   plan.NewValue[adminContents]("the admin's files"),
 		access:  plan.Of("the admin's access", in.Access),
 
 		apiUp:      plan.NewValue[bool]("the API server"),
@@ -68,7 +69,6 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 	}
 	var lanes []plan.Lane
 	if len(members) > 0 {
-		c.encryption = newEncryption(in.Cluster)
 		lanes = append(lanes, in.commonLanes(c, members)...)
 	}
 	for _, w := range workers {
@@ -102,7 +102,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 // commonLanes make hosts members with what another one has; that may be one of them which is a member already.
 func (in Join) commonLanes(c *shared, members []member) []plan.Lane {
 	read := append([]hostStep{{Name: "pki/read", Doc: "the cluster's authorities, for the further control-plane hosts", Sets: []plan.Cell{c.common},
-		Do: shareCommon{c.common}}}, c.encryption.readSteps()...)
+		Do: shareCommon{c.common}}}, c.readFilesSteps()...)
 	var lanes []plan.Lane
 	if !slices.ContainsFunc(members, func(m member) bool { return m.Wish.Name == in.Via.Wish.Name }) {
 		lanes = append(lanes, plan.NewLane[hostReader, hostWriter](in.Via.Wish.Name, in.Via.Host, in.Via.Host, read...))

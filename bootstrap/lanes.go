@@ -81,8 +81,6 @@ type shared struct {
 	// names those of the backup first, and what learns them finds no way any more. nil: it does.
 	recorded *plan.Value[bool]
 	bundle   *bundle.Bundle
-	// encryption is what further control-plane hosts get from one that has it, nil: nothing.
-	encryption *encryption
 	// servers are the API servers of the cluster as it is to be.
 	servers []netip.AddrPort
 	token   cluster.Token
@@ -91,6 +89,7 @@ type shared struct {
 
 	ca         *plan.Value[[]byte]         // PEM
 	common     *plan.Value[certs.Common]   // what a further control-plane host gets
+	files      *plan.Value[adminContents]  // and this, too
 	access     *plan.Value[cluster.Access] // of the installer itself
 	started    *plan.Value[bool]           // the first control plane's units run as they should
 	apiUp      *plan.Value[bool]
