@@ -184,11 +184,21 @@ func checkEtcd(ctx context.Context, e *examination, p patient) (finding.Report, 
 	if !e.tellsMembers() {
 		return nil, nil
 	}
-	var report finding.Report
+	report := checkTally(etcd.Membership(members).Tally())
 	for _, m := range members {
 		report = append(report, checkMember(m)...)
 	}
 	return report, nil
+}
+
+// checkTally notes that the last member makes the cluster no safer.
+func checkTally(t etcd.Tally) finding.Report {
+	if t.Voters == 0 || t.Voters%2 == 1 {
+		return nil
+	}
+	return finding.Report{{Code: finding.ControlPlanesEven, Severity: finding.Note, Object: strconv.Itoa(t.Voters),
+		Message: fmt.Sprintf("etcd has %d members with a vote, and needs %d: it survives the loss of %d, as %d do", t.Voters, t.Quorum(), t.Voters-t.Quorum(), t.Voters-1),
+		Remedy:  "make it an odd number: kubewright join --control-plane HOST"}}
 }
 
 // checkMember says what is wrong with a member of etcd.

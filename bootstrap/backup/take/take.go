@@ -44,7 +44,6 @@ const (
 	// registry is where the API server keeps its objects in etcd.
 	registry = "/registry/"
 
-	hostAnnotation  = "kubewright.dev/host"
 	controlPlaneKey = "node-role.kubernetes.io/control-plane"
 )
 
@@ -274,7 +273,7 @@ func nodesOf(ctx context.Context, kube kubernetes.Interface) ([]backup.Node, err
 	}
 	var nodes []backup.Node
 	for _, n := range list.Items {
-		node := backup.Node{Name: n.Name, Host: n.Annotations[hostAnnotation]}
+		node := backup.Node{Name: n.Name, Host: n.Annotations[cluster.HostAnnotation]}
 		_, node.ControlPlane = n.Labels[controlPlaneKey]
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP {
