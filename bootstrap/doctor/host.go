@@ -174,7 +174,8 @@ func checkEtcd(ctx context.Context, e *examination, p patient) (finding.Report, 
 	members, err := client.Members(ctx)
 	switch {
 	case errors.Is(err, etcd.ErrNoQuorum):
-		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no quorum: " + redact.Text(err.Error())}}, nil
+		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no quorum: " + redact.Text(err.Error()),
+			Remedy: "start etcd on the control-plane hosts that lack it: systemctl start etcd; if more than half of them are gone for ever: kubewright recover --from HOST"}}, nil
 	case errors.Is(err, etcd.ErrUnreachable):
 		return finding.Report{{Code: finding.EtcdUnreachable, Severity: finding.Error,
 			Message: "etcd does not answer: " + redact.Text(err.Error())}}, nil
