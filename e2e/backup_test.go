@@ -417,9 +417,19 @@ func TestRestore(t *testing.T) {
 		e.kubectl(t, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
 		e.kubectl(t, "delete", "pod", "after", "--timeout=60s")
 	})
-	step("again, nothing changes", func(t *testing.T) {
+	step("again, nothing changes, and what was counted is told", func(t *testing.T) {
 		if s := e.counted(t, restore...); s.Applied != 0 {
 			t.Errorf("%+v", s)
+		}
+		if r := e.must(t, append(restore, "-o", "plain")...); !strings.Contains(r.stdout, "as in the backup") {
+			t.Errorf("%s", r.output())
+		}
+	})
+	step("a run that was broken off before it had counted is followed by one that does", func(t *testing.T) {
+		e.kubectl(t, "create", "configmap", "since")
+		e.on(t, fresh[0], "rm", "/var/lib/etcd/member/restored-count.json")
+		if r := e.must(t, append(restore, "-o", "plain")...); !strings.Contains(r.stdout, "as in the backup") {
+			t.Errorf("%s", r.output())
 		}
 	})
 
