@@ -135,6 +135,11 @@ func TestRemove(t *testing.T) {
 		if s := e.counted(t, "remove", w2); s.Applied != 0 {
 			t.Errorf("once more it applied %d steps", s.Applied)
 		}
+		at := strings.Fields(e.on(t, w2, "hostname", "-I"))[0]
+		e.on(t, w1, "nft", "add table inet test; add chain inet test input { type filter hook input priority 0; }; add rule inet test input ip saddr "+at+" udp dport 8472 drop")
+		refused{10, []string{"VXLAN frames (UDP port 8472) do not pass between", w1, w2, "vxlan-blocked"}}.check(t, e.kubewright(t, "join", w2))
+		e.on(t, w1, "nft", "delete table inet test")
+		e.same(t, before, []string{w2})
 		e.must(t, "join", w2)
 		e.allReady(t, hosts)
 	})

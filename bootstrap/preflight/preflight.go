@@ -176,7 +176,7 @@ func (l *looked) meet(ctx context.Context, n Neighbour, program []byte) {
 func untried(name string, why error) finding.Finding {
 	return finding.Finding{Code: finding.NodeUntried, Severity: finding.Warning, Host: name,
 		Message: fmt.Sprintf("whether VXLAN frames pass between it and the hosts that join was not tried: %v", why),
-		Remedy:  "see that this machine reaches it by SSH; once they have joined, `kubewright doctor` tells"}
+		Remedy:  "bring it back, or see that this machine reaches it by SSH; or make sure yourself that UDP port 8472 is open both ways"}
 }
 
 // probes tells whether a host is looked at closely.
