@@ -96,7 +96,7 @@ test: build browser lint unit interruptions ## unit tests, lint, every interrupt
 	go test -count=1 -timeout 60m -v ./e2e
 
 .PHONY: interruptions
-interruptions: ## init, join, remove and reset broken off at every operation, and in 2000 random stories, on the simulated cluster
+interruptions: ## init, join, remove, reset, restore and recover broken off at every operation, and in 2000 random stories, on the simulated cluster
 	go test -count=1 -timeout 60m -v -run 'TestEveryPoint|TestSchedules$$' ./bootstrap -points 0 -schedules 2000
 
 .PHONY: reliability

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
@@ -24,9 +26,13 @@ import (
 type Recover struct {
 	Target Target // a control-plane host whose member of etcd is left
 	Lost   etcd.Membership
-	Copy   string // on the host: its data as they were before; "" if there is none
-	Access cluster.Access
-	Run    journal.Run
+	// GivenUp are, where its member does not tell who the others are, the API servers of those that apilb remembers and
+	// that were not removed yet: the member is Silent, or an earlier run has given them up.
+	GivenUp []netip.AddrPort
+	Silent  bool
+	Copy    string // on the host: its data as they were before; "" if there is none
+	Access  cluster.Access
+	Run     journal.Run
 	// Connect reaches the API; nil: cluster.New.
 	Connect Connector
 	// Etcd reaches etcd; nil: etcd.NewClient.
@@ -81,6 +87,13 @@ func LookRecover(ctx context.Context, in Recover) (Recover, error) {
 			in.Lost = append(in.Lost, m)
 		}
 	}
+	in.Silent = len(members) == 0
+	if len(in.Lost) == 0 {
+		if in.GivenUp, err = apilb.Remembered(ctx, t.Host); err != nil {
+			return in, err
+		}
+		in.GivenUp = slices.DeleteFunc(in.GivenUp, func(s netip.AddrPort) bool { return s.Addr() == t.Claim.Address })
+	}
 	if in.Copy, err = etcd.CopyFor(ctx, t.Host, in.self()); err != nil {
 		return in, err
 	}
@@ -111,6 +124,19 @@ func PlanRecover(in Recover) []plan.Lane {
 	}
 }
 
+// Others name those that are given up, sorted.
+func (in Recover) Others() []string {
+	var others []string
+	for _, m := range in.Lost {
+		others = append(others, m.Title())
+	}
+	for _, s := range in.GivenUp {
+		others = append(others, "the one at "+s.Addr().String())
+	}
+	slices.Sort(others)
+	return others
+}
+
 // Advice says what to do after a recovery, a line each.
 func (in Recover) Advice() []string {
 	node, name := in.Target.Claim.Node, in.Target.Wish.Name
@@ -118,15 +144,15 @@ func (in Recover) Advice() []string {
 	if in.Copy != "" {
 		lines[0] += fmt.Sprintf("; its data as they were before are on %s in %s (a reset removes them)", name, in.Copy)
 	}
-	if len(in.Lost) == 0 {
+	others := in.Others()
+	if len(others) == 0 {
 		return lines
 	}
-	var lost []string
-	for _, m := range in.Lost {
-		lost = append(lost, m.Title())
+	remove := strings.Join(others, " ")
+	if len(in.GivenUp) > 0 {
+		remove = "HOST..."
 	}
-	slices.Sort(lost)
 	return append(lines,
-		fmt.Sprintf("no longer members: %s. Keep their hosts off, or reset them, before they reach each other again: together they could take themselves for the cluster", strings.Join(lost, ", ")),
-		fmt.Sprintf("next: kubewright remove %s --force; then kubewright join --control-plane HOST, for each that is to take the place of one", strings.Join(lost, " ")))
+		fmt.Sprintf("no longer members: %s. Keep their hosts off, or reset them, before they reach each other again: together they could take themselves for the cluster", strings.Join(others, ", ")),
+		fmt.Sprintf("next: kubewright remove %s --force; then kubewright join --control-plane HOST, for each that is to take the place of one", remove))
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/backup"
 	"github.com/kubewright/kubewright/bootstrap/backup/census"
 	"github.com/kubewright/kubewright/bootstrap/certs"
-	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
@@ -49,10 +48,6 @@ type Recount struct {
 // Counter counts the objects of each kind of a manifest in the cluster whose data a host has.
 type Counter func(ctx context.Context, via host.Reader, access cluster.Access, m backup.Manifest) (Recount, error)
 
-// countFile, on the host that was given the data, is what was counted: a run that is given
-// again later finds that revision gone.
-const countFile = claim.Dir + "/restored.json"
-
 // NewRestore is one that is still to be carried out.
 func NewRestore(b *backup.Backup, snapshot etcd.Source) *Restore {
 	return &Restore{Backup: b, Snapshot: snapshot, Counted: plan.NewValue[Recount]("the objects of the restored cluster")}
@@ -79,7 +74,7 @@ func (r *Restore) Resume(ctx context.Context, targets []Target) ([]Target, error
 
 // recall reads what an earlier run has counted on the host that was given the data.
 func (r *Restore) recall(ctx context.Context, h host.Reader) error {
-	content, err := h.ReadFile(ctx, countFile)
+	content, err := h.ReadFile(ctx, etcd.CountFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -184,12 +179,12 @@ type keepCount struct{ counted *plan.Value[Recount] }
 
 func (a keepCount) put() (file.Put, error) {
 	content, err := json.Marshal(a.counted.Get())
-	return file.Put{Files: []file.Wish{{Path: countFile, Mode: 0o600, Content: append(content, '\n')}}}, err
+	return file.Put{Files: []file.Wish{{Path: etcd.CountFile, Mode: 0o600, Content: append(content, '\n')}}}, err
 }
 
 // Foresee is said as long as nothing is counted.
 func (a keepCount) Foresee() plan.Diff {
-	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: countFile, After: &plan.State{Mode: "-rw-------", Later: true}}}
+	return plan.Diff{{Verb: plan.Create, Kind: plan.ObjectFile, Object: etcd.CountFile, After: &plan.State{Mode: "-rw-------", Later: true}}}
 }
 
 func (a keepCount) Check(ctx context.Context, r host.Reader) (plan.Diff, error) {

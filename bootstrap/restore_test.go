@@ -146,7 +146,7 @@ func TestRestorePlan(t *testing.T) {
 				at = i
 			}
 		}
-		in("h1", "pki/write", "apiserver/write-encryption", "etcd/restore", "etcd/configure", "controlplane/start", "apilb/seed")
+		in("h1", "pki/write", "apiserver/write-encryption", "etcd/restore", "etcd/configure", "controlplane/start", "backup/keep-count", "apilb/seed")
 		in("h2", "apiserver/write-encryption", "etcd/start", "controlplane/start")
 		in("cluster", "apiserver/wait-ready", "backup/count", "node/bury-pods", "node/forget", "cluster/apply-objects", "node/wait-ready")
 		for _, s := range steps {

@@ -81,13 +81,16 @@ func (m *machine) begin(unit string, p *process) {
 	switch unit {
 	case etcd.Unit:
 		p.ca, _ = m.Get(certs.Dir + "/etcd/ca.crt")
-		if m.world.guard(m, p) {
+		fenced, member := m.world.guard(m, p)
+		if fenced {
 			m.CrashUnit(unit)
 			delete(m.procs, unit)
 			return
 		}
 		if m.has(forceDropIn) && m.has(forceOnce) {
-			m.world.forceNew(m)
+			if !member {
+				m.world.forceNew(m)
+			}
 			m.Drop(forceOnce)
 		}
 		m.world.startEtcd(m, p)

@@ -57,9 +57,11 @@ func (v verb) event() bool {
 	return slices.Contains([]string{"backup", "reinstall", "lose", "return"}, v.name)
 }
 
-// befall has an event happen, and then lets a moment pass.
+// befall has an event happen, a moment after what came before it and a moment before what follows.
 func (w *world) befall(v verb) error {
 	w.log = append(w.log, fmt.Sprintf("-- %v", v))
+	w.pass()
+	defer w.pass()
 	switch v.name {
 	case "backup":
 		if err := w.backUp(); err != nil {
@@ -77,12 +79,16 @@ func (w *world) befall(v verb) error {
 	}
 	w.dead = slices.Clone(w.lost)
 	w.turnOn()
+	return nil
+}
+
+// pass lets two seconds pass.
+func (w *world) pass() {
 	const moment = 20 // pulses
 	for range moment {
 		time.Sleep(pulse)
 		w.settle()
 	}
-	return nil
 }
 
 // backUp makes a backup as package take does, of the host that leads etcd.
@@ -261,7 +267,15 @@ func (w *world) recoverLanes(ctx context.Context, run journal.Run, t Target) ([]
 	if err != nil {
 		return nil, err
 	}
+	w.recovered = in
 	return PlanRecover(in), nil
+}
+
+// advised looks that who has recovered the cluster is told of the hosts that must not come back, whichever run it was.
+func (w *world) advised() {
+	if len(w.lost) > 0 && len(w.recovered.Advice()) != 3 {
+		w.broke("nobody is told of the hosts that are given up: %q", w.recovered.Advice())
+	}
 }
 
 // self is the etcd.Self of the simulated cluster.
@@ -295,22 +309,21 @@ const (
 	forceOnce   = "/run/kubewright-recover.env"
 )
 
-// guard is etcd-fence: it tells whether the member on a machine must not start. It asks the machines that apilb
-// remembers and those that its data name. The lock is held.
-func (w *world) guard(m *machine, p *process) bool {
+// guard is etcd-fence: it tells whether the member on a machine must not start, and whether a quorum has it. It asks
+// the machines that apilb remembers and those that its data name. The lock is held.
+func (w *world) guard(m *machine, p *process) (fenced, member bool) {
 	if m.has(fenceFile) {
-		return true
+		return true, false
 	}
 	content, ok := m.Get(etcdID)
 	if !ok {
-		return false
+		return false, false
 	}
 	id, mine, _ := strings.Cut(content, "/")
 	q := w.rafts[id]
 	var known struct{ Servers []string }
 	remembered, _ := m.Get(apilb.ServersFile)
 	json.Unmarshal([]byte(remembered), &known) //nolint:errcheck // one that was cut off names nobody
-	out := false
 	for _, other := range w.machines {
 		named := slices.Contains(known.Servers, other.api()) ||
 			q.find(func(s *seat) bool { return slices.Contains(s.Peers, etcd.PeerURL(other.address)) }) != nil
@@ -319,14 +332,14 @@ func (w *world) guard(m *machine, p *process) bool {
 			continue
 		}
 		if theirs == q && q.byID(mine) != nil {
-			return false
+			return false, true
 		}
-		out = true
+		fenced = true
 	}
-	if out {
+	if fenced {
 		m.Put(fenceFile, "it was taken out of its cluster\n", 0o644)
 	}
-	return out
+	return fenced, false
 }
 
 // forceNew is an etcd that is told to go on alone with the data that it has: it keeps what it knows, and its seat. The
@@ -338,7 +351,11 @@ func (w *world) forceNew(m *machine) {
 		return
 	}
 	old := w.rafts[id]
-	me := *old.byID(mine)
+	mySeat := old.byID(mine)
+	if mySeat == nil { // it was taken out: there is nothing to go on with
+		return
+	}
+	me := *mySeat
 	me.Learner, me.behind, me.since = false, 0, time.Time{}
 	q := &raft{id: fmt.Sprintf("%s alone %d", m.Name(), len(w.rafts)), members: []*seat{&me}, count: old.count}
 	w.rafts[q.id] = q
@@ -456,4 +473,33 @@ func TestLostMembersComeBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRecoveryIsGivenUp breaks a recovery off, and then the others are back after all, and all of etcd is restarted
+// for a new setting: whatever was left half-way does not tear a member away from a quorum.
+func TestRecoveryIsGivenUp(t *testing.T) {
+	b := testBundle(t)
+	_, operations := undisturbed(t, b, 1, initThree, loseTwo, recoverFirst)
+	var cuts []cut
+	for n := 1; n <= operations; n++ {
+		for _, m := range []hosttest.Moment{hosttest.Before, hosttest.In, hosttest.After} {
+			cuts = append(cuts, cut{operation: n, moment: m, kind: killed})
+		}
+	}
+	cuts = spread(cuts, *pointsFlag)
+	perProcessor(t, len(cuts), func(t *testing.T, dir string, i int) {
+		bubble(t, 1, b, dir, func(t *testing.T, w *world) {
+			stages := append(stagesOf([]verb{initThree, loseTwo}), stage{verb: recoverFirst, cuts: cuts[i : i+1], leave: true}, stage{verb: returnTwo})
+			if _, err := w.play(stages); err != nil {
+				t.Fatalf("%v: %v\n%s", cuts[i], err, tail(w.log))
+			}
+			if _, err := w.run(initChanged); err != nil && !w.machines[1].has(fenceFile) {
+				t.Errorf("%v: %v\n%s", cuts[i], err, tail(w.log))
+			}
+			w.rest()
+			if len(w.broken) > 0 {
+				t.Errorf("%v: %q\n%s", cuts[i], w.broken, tail(w.log))
+			}
+		})
+	})
 }

@@ -57,6 +57,7 @@ type world struct {
 	snapshots map[string]*store // what is in the snapshots of backups, by the snapshot's text
 	backup    backupFile        // that was taken
 	restored  *Restore          // of the run that goes on
+	recovered Recover           // likewise
 
 	mu       sync.Mutex
 	stores   map[string]*store // by the id of etcd's cluster
@@ -218,8 +219,12 @@ func (w *world) run(v verb, cuts ...cut) (n plan.Count, err error) {
 		n, err = plan.Run(ctx, plan.Options{}, lanes...)
 		return err
 	})
-	if err == nil && v.name == "restore" {
+	switch {
+	case err != nil:
+	case v.name == "restore":
 		w.proven()
+	case v.name == "recover":
+		w.advised()
 	}
 	return n, err
 }

@@ -360,9 +360,7 @@ func TestRestore(t *testing.T) {
 		}
 	})
 	old, worker, fresh := []string{e.host(1), e.host(2), e.host(3)}, e.host(4), []string{e.host(5), e.host(6), e.host(7)}
-	for _, h := range old {
-		e.write(t, h, "/etc/kubernetes/encryption.yaml", encryption)
-	}
+	e.write(t, old[0], "/etc/kubernetes/encryption.yaml", encryption) // the others get it from there
 	identity, recipient := e.keygen(t)
 	e.must(t, "init", "-f", e.backupSpec(t, old, []string{worker}, ""))
 	e.apply(t, pinned("before", worker))
@@ -419,9 +417,19 @@ func TestRestore(t *testing.T) {
 		e.kubectl(t, "wait", "--for=condition=Ready", "pod/after", "--timeout=60s")
 		e.kubectl(t, "delete", "pod", "after", "--timeout=60s")
 	})
-	step("again, nothing changes", func(t *testing.T) {
+	step("again, nothing changes, and what was counted is told", func(t *testing.T) {
 		if s := e.counted(t, restore...); s.Applied != 0 {
 			t.Errorf("%+v", s)
+		}
+		if r := e.must(t, append(restore, "-o", "plain")...); !strings.Contains(r.stdout, "as in the backup") {
+			t.Errorf("%s", r.output())
+		}
+	})
+	step("a run that was broken off before it had counted is followed by one that does", func(t *testing.T) {
+		e.kubectl(t, "create", "configmap", "since")
+		e.on(t, fresh[0], "rm", "/var/lib/etcd/member/restored-count.json")
+		if r := e.must(t, append(restore, "-o", "plain")...); !strings.Contains(r.stdout, "as in the backup") {
+			t.Errorf("%s", r.output())
 		}
 	})
 
@@ -457,7 +465,6 @@ func TestRestore(t *testing.T) {
 			return ""
 		})
 		e.must(t, "remove", fresh[1], "--force")
-		e.write(t, fresh[1], "/etc/kubernetes/encryption.yaml", encryption) // the admin's file went with the host
 		e.must(t, "join", "--control-plane", fresh[1])
 		e.allReady(t, []string{left, fresh[1], worker})
 	})

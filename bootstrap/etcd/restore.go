@@ -31,6 +31,8 @@ const Bump = 1_000_000_000
 const (
 	// originName, among the data of a member, says which snapshot they came from.
 	originName = "restored-from"
+	// CountFile, beside it, is what was counted in them: who asks later finds their first revision gone.
+	CountFile = memberDir + "/restored-count.json"
 	// restoreDir is where data are made, beside where they will be.
 	restoreDir   = DataDir + "/.restore"
 	snapshotFile = restoreDir + "/snapshot.db"

@@ -36,11 +36,9 @@ func (a *app) recoverCommand(do doer) *cobra.Command {
 
 // confirmRecover asks for what cannot be taken back: the other members are given up.
 func (a *app) confirmRecover(w *work) error {
-	var lost []string
-	for _, m := range w.recover.Lost {
-		lost = append(lost, m.Title())
-	}
-	if w.Force || len(lost) == 0 {
+	lost := w.recover.Others()
+	done := len(w.recover.Lost) == 0 && !w.recover.Silent
+	if w.Force || done || len(lost) == 0 {
 		return nil
 	}
 	what := fmt.Sprintf("%s is made etcd's only member; %s will be members no more, and what only they had agreed on is lost",

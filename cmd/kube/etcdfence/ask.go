@@ -31,10 +31,10 @@ func load(o options) (credentials.TransportCredentials, error) {
 	return credentials.NewTLS(&tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}), nil
 }
 
-// ask asks all others at once who is a member, and returns why this one is out, "" if it is
-// not, or nobody knows. One answer that has it in is enough to let it start: two clusters
+// ask asks all others at once who is a member, and returns whether this one is, or else why it
+// is out, "" if nobody knows. One answer that has it in is enough to let it start: two clusters
 // that contradict each other are not for it to judge.
-func ask(ctx context.Context, self identity, others []string, with credentials.TransportCredentials, log *slog.Logger) string {
+func ask(ctx context.Context, self identity, others []string, with credentials.TransportCredentials, log *slog.Logger) (member bool, out string) {
 	type answer struct {
 		from string
 		list *etcdserverpb.MemberListResponse
@@ -47,20 +47,17 @@ func ask(ctx context.Context, self identity, others []string, with credentials.T
 			answers <- answer{address, list, err}
 		}()
 	}
-	verdict := ""
 	for range others {
 		a := <-answers
 		if a.err != nil {
 			log.Info("no answer from " + a.from + ": " + status.Convert(a.err).Message())
 			continue
 		}
-		out := verdictOf(self, a.from, a.list)
-		if out == "" {
-			return ""
+		if out = verdictOf(self, a.from, a.list); out == "" {
+			return true, ""
 		}
-		verdict = out
 	}
-	return verdict
+	return false, out
 }
 
 // members asks one of the others for the list that a quorum stands for. A learner, or one

@@ -31,6 +31,9 @@ const (
 	File = "FENCED"
 )
 
+// force is the setting that makes etcd a cluster of its own with its data, for `kubewright recover`.
+const force = "ETCD_FORCE_NEW_CLUSTER"
+
 // askTime bounds the question to all others.
 const askTime = 2 * time.Second
 
@@ -57,8 +60,14 @@ func Main() []string {
 		os.Exit(2)
 	}
 	var fenced *fencedError
-	err = guard(context.Background(), o, log)
+	member, err := guard(context.Background(), o, log)
 	switch {
+	case member:
+		// A recovery that was broken off, and whose quorum has come back, is over.
+		if err := os.Unsetenv(force); err != nil {
+			log.Error(err.Error())
+			os.Exit(1)
+		}
 	case errors.As(err, &fenced):
 		log.Error("etcd is fenced and does not start: " + fenced.reason)
 		os.Exit(Status)
@@ -101,39 +110,39 @@ type fencedError struct{ reason string }
 
 func (e *fencedError) Error() string { return e.reason }
 
-// guard returns a *fencedError if etcd must not start on its data. Any other error is of what
-// could not be looked at.
-func guard(ctx context.Context, o options, log *slog.Logger) error {
+// guard tells whether a quorum has the member, and returns a *fencedError if etcd must not start on its
+// data. Any other error is of what could not be looked at.
+func guard(ctx context.Context, o options, log *slog.Logger) (member bool, err error) {
 	mark := filepath.Join(o.dataDir, File)
 	if content, err := os.ReadFile(mark); err == nil {
 		reason, _, _ := strings.Cut(string(content), "\n")
-		return &fencedError{reason}
+		return false, &fencedError{reason}
 	}
 	if _, err := os.Stat(filepath.Join(o.dataDir, "member")); errors.Is(err, os.ErrNotExist) {
-		return nil // it comes to its data by those that let it in
+		return false, nil // it comes to its data by those that let it in
 	}
 	self, err := identify(o.dataDir)
 	if err != nil {
-		return fmt.Errorf("the member's identity: %w", err)
+		return false, fmt.Errorf("the member's identity: %w", err)
 	}
 	others := neighbours(o, log)
 	if len(others) == 0 {
-		return nil
+		return false, nil
 	}
 	credentials, err := load(o)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.wait)
 	defer cancel()
-	verdict := ask(ctx, self, others, credentials, log)
+	member, verdict := ask(ctx, self, others, credentials, log)
 	if verdict == "" {
-		return nil
+		return member, nil
 	}
 	if err := fence(mark, verdict, o.name); err != nil {
 		log.Error("the fence cannot be written down: " + err.Error())
 	}
-	return &fencedError{verdict}
+	return false, &fencedError{verdict}
 }
 
 // fence marks a data folder for good.

@@ -65,6 +65,8 @@ type fenced struct {
 	w    *etcdtest.World
 	o    options
 	said strings.Builder
+	// member tells that a quorum has it.
+	member bool
 }
 
 func fenceOf(w *etcdtest.World, name, peer string) *fenced {
@@ -72,9 +74,10 @@ func fenceOf(w *etcdtest.World, name, peer string) *fenced {
 		caFile: filepath.Join(w.Certs, "ca.crt"), certFile: filepath.Join(w.Certs, "peer.crt"), keyFile: filepath.Join(w.Certs, "peer.key")}}
 }
 
-func (f *fenced) guard(t *testing.T) error {
+func (f *fenced) guard(t *testing.T) (err error) {
 	t.Helper()
-	return guard(t.Context(), f.o, slog.New(slog.NewTextHandler(&f.said, nil)))
+	f.member, err = guard(t.Context(), f.o, slog.New(slog.NewTextHandler(&f.said, nil)))
+	return err
 }
 
 func TestGuard(t *testing.T) {
@@ -94,8 +97,8 @@ func TestGuard(t *testing.T) {
 	if got, err := identify(w.Dir("cp2")); err != nil || got.member != uint64(id) || got.cluster != uint64(w.Member("cp1").Server.Cluster().ID()) {
 		t.Errorf("identity %+v, %v", got, err)
 	}
-	if err := f.guard(t); err != nil {
-		t.Errorf("without a quorum: %v", err)
+	if err := f.guard(t); err != nil || f.member {
+		t.Errorf("without a quorum: %v, %v", f.member, err)
 	}
 	w.Start("cp2", two, cluster, "existing", nil)
 	<-w.Member("cp2").Server.ReadyNotify()
@@ -114,8 +117,8 @@ func TestGuard(t *testing.T) {
 	w.Start("cp3", three, cluster+",cp3="+three, "existing", nil)
 	<-w.Member("cp3").Server.ReadyNotify()
 	w.Stop("cp2")
-	if err := f.guard(t); err != nil {
-		t.Errorf("a member of a quorum: %v", err)
+	if err := f.guard(t); err != nil || !f.member {
+		t.Errorf("a member of a quorum: %v, %v", f.member, err)
 	}
 
 	if _, err := w.Member("cp1").Server.RemoveMember(t.Context(), uint64(id)); err != nil {
@@ -170,7 +173,7 @@ func TestSilence(t *testing.T) {
 	defer l.Close() //nolint:errcheck // nobody is served
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if got := ask(ctx, identity{}, []string{l.Addr().String()}, insecure.NewCredentials(), slog.New(slog.NewTextHandler(io.Discard, nil))); got != "" {
-		t.Error(got)
+	if member, out := ask(ctx, identity{}, []string{l.Addr().String()}, insecure.NewCredentials(), slog.New(slog.NewTextHandler(io.Discard, nil))); member || out != "" {
+		t.Error(member, out)
 	}
 }
