@@ -24,7 +24,7 @@ const (
 // lease, it was a holder of this very cluster, whose time was not over (somebody deleted the
 // Lease; a virtual machine stood still), and the address is taken at once. If not, it is another's:
 // most likely the cluster that took this one's place. While that moves the address between its own
-// hosts nobody answers for it, for 7 s or a little more, and that must not be long enough to steal it.
+// hosts nobody answers for it, for up to 8 s, and that must not be long enough to steal it.
 const (
 	askAgain = 5 * time.Second  // between two questions
 	quiet    = 15 * time.Second // for which nobody may have answered
