@@ -770,6 +770,9 @@ func (w *world) picture() picture {
 		state := m.Snapshot()
 		for name, e := range state.Files {
 			key := m.Name() + " " + recoveryCopy.ReplaceAllString(name, "$1")
+			if strings.HasPrefix(name, etcd.DataDir+"/member/restored-") { // on whichever host a run has given the data
+				key = "the backup's " + name
+			}
 			if p[key] != "" {
 				key += ", and another one"
 			}
