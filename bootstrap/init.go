@@ -119,6 +119,7 @@ func PlanInit(in Init) ([]plan.Lane, []Proof, error) {
 
 		ca:     plan.NewValue[[]byte]("the cluster's authority"),
 		common: plan.NewValue[certs.Common]("the cluster's authorities"),
+		files:  plan.NewValue[adminContents]("the admin's files"),
 		access: plan.NewValue[cluster.Access]("the certificates"),
 
 		started:    plan.NewValue[bool]("the control plane"),
@@ -216,6 +217,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 			Sets: []plan.Cell{c.ca, c.common, c.access, admin},
 			Do:   issue{Ensure: certificates, ca: c.ca, common: c.common, super: c.access, admin: admin}},
 	)
+	steps = append(steps, c.readFilesSteps()...)
 	if c.from != nil {
 		steps = append(steps, append(c.from.keySteps(), c.from.dataStep(c, n))...)
 	}

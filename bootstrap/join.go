@@ -57,6 +57,7 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 		token:   cluster.NewToken(),
 		ca:      plan.Of("the cluster's authority", in.Access.CA),
 		common:  plan.NewValue[certs.Common]("the cluster's authorities"),
+		files:   plan.NewValue[adminContents]("the admin's files"),
 		access:  plan.Of("the admin's access", in.Access),
 
 		apiUp:      plan.NewValue[bool]("the API server"),
@@ -100,15 +101,15 @@ func PlanJoin(in Join) ([]plan.Lane, error) {
 
 // commonLanes make hosts members with what another one has; that may be one of them which is a member already.
 func (in Join) commonLanes(c *shared, members []member) []plan.Lane {
-	read := hostStep{Name: "pki/read", Doc: "the cluster's authorities, for the further control-plane hosts", Sets: []plan.Cell{c.common},
-		Do: shareCommon{c.common}}
+	read := append([]hostStep{{Name: "pki/read", Doc: "the cluster's authorities, for the further control-plane hosts", Sets: []plan.Cell{c.common},
+		Do: shareCommon{c.common}}}, c.readFilesSteps()...)
 	var lanes []plan.Lane
 	if !slices.ContainsFunc(members, func(m member) bool { return m.Wish.Name == in.Via.Wish.Name }) {
-		lanes = append(lanes, plan.NewLane[hostReader, hostWriter](in.Via.Wish.Name, in.Via.Host, in.Via.Host, read))
+		lanes = append(lanes, plan.NewLane[hostReader, hostWriter](in.Via.Wish.Name, in.Via.Host, in.Via.Host, read...))
 	}
 	for _, m := range members {
 		if m.Wish.Name == in.Via.Wish.Name {
-			lanes = append(lanes, memberLane(c, m, read))
+			lanes = append(lanes, memberLane(c, m, read...))
 		} else {
 			lanes = append(lanes, memberLane(c, m))
 		}

@@ -89,6 +89,7 @@ type shared struct {
 
 	ca         *plan.Value[[]byte]         // PEM
 	common     *plan.Value[certs.Common]   // what a further control-plane host gets
+	files      *plan.Value[adminContents]  // and this, too
 	access     *plan.Value[cluster.Access] // of the installer itself
 	started    *plan.Value[bool]           // the first control plane's units run as they should
 	apiUp      *plan.Value[bool]

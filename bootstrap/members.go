@@ -89,9 +89,7 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 		hostStep{Name: "pki/write", Doc: "the cluster's authorities, from another control-plane host, and certificates of its own",
 			Needs: []plan.Cell{c.common}, Do: certificates},
 	)
-	if c.from != nil {
-		steps = append(steps, c.from.keySteps()...)
-	}
+	steps = append(steps, c.writeFilesSteps()...)
 	steps = append(steps,
 		hostStep{Name: "etcd/configure", Doc: "how it comes to its data", Needs: append(m.turn, m.cluster),
 			Do: etcd.Start{Cluster: m.cluster}},

@@ -1,7 +1,8 @@
 // Package lab makes disposable hosts on one Linux machine: an overlay clone of
 // a small Debian with systemd and sshd, in namespaces and cgroups of its own,
-// on a network without a way out. They boot in about two seconds, can lose
-// their power and each other, and leave nothing behind when they are destroyed.
+// on a network without a way out. They boot in about two seconds, and again by
+// themselves after a reboot, can lose their power and each other, and leave nothing
+// behind when they are destroyed.
 //
 // It must be run as root. Nothing is mounted in the outer machine's mount
 // namespace and no rule is added to its firewall; of a running lab it sees one

@@ -9,13 +9,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 )
@@ -102,6 +99,10 @@ func (l *Lab) Kill(ctx context.Context, host string) error {
 		h, ok := l.state.host(host)
 		if !ok {
 			return l.noHost(host)
+		}
+		// First who would boot it again.
+		if err := clearCgroups(ctx, l.trees, l.state.Name, powerMember+h.Name); err != nil {
+			return err
 		}
 		return l.halt(ctx, h)
 	})
@@ -211,19 +212,11 @@ func (l *Lab) startInit(h *hostState, further ...*os.File) error {
 		return err
 	}
 	defer console.Close()
-	const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
-	// Not bound to a context: a host outlives the program that started it.
-	s, err := startStage(context.Background(), hostStage, namespaces, further, func(cmd *exec.Cmd) {
-		cmd.Stdout, cmd.Stderr = console, console
-		cmd.SysProcAttr.Setsid = true
-	})
+	s, p, err := l.startHost(h, append([]*os.File{console}, further...))
 	if err != nil {
 		return err
 	}
-	p, err := identify(s.cmd.Process.Pid)
-	if err == nil {
-		err = enterCgroups(l.trees, l.state.Name, h.Name, p.PID)
-	}
+	err = enterCgroups(l.trees, l.state.Name, h.Name, p.PID)
 	if err == nil {
 		err = l.update(func(*state) { h.Init = p })
 	}
@@ -261,7 +254,7 @@ func (l *Lab) bootOrders(h *hostState) bootOrders {
 	return o
 }
 
-// halt ends all of a host but its disk.
+// halt ends all of a host but its disk, and who boots it again.
 func (l *Lab) halt(ctx context.Context, h *hostState) error {
 	// The end of its init is the end of every process in its namespace; the
 	// cgroups have those that only visited.

@@ -16,10 +16,11 @@ import (
 // they come it has done nothing, and if the starter dies before, it ends. So a
 // stage that does anything is known to be in its cgroup, where a destroy finds it.
 const (
-	hostStage = "kubewright-lab-host" // becomes a host's /sbin/init
-	holdStage = "kubewright-lab-hold" // keeps a network namespace
-	execStage = "kubewright-lab-exec" // runs a command in a host
-	diskStage = "kubewright-lab-disk" // is a host's slow disk
+	powerStage = "kubewright-lab-power" // starts a host's hostStage, and boots it again after a reboot
+	hostStage  = "kubewright-lab-host"  // becomes a host's /sbin/init
+	holdStage  = "kubewright-lab-hold"  // keeps a network namespace
+	execStage  = "kubewright-lab-exec"  // runs a command in a host
+	diskStage  = "kubewright-lab-disk"  // is a host's slow disk
 )
 
 const (
@@ -36,6 +37,8 @@ const stageDone = "done"
 func MaybeInit() {
 	var run func() (status int, err error)
 	switch os.Args[0] {
+	case powerStage:
+		run = keepPower
 	case hostStage:
 		run = bootHost
 	case holdStage:
@@ -76,59 +79,92 @@ func orders[T any]() (T, error) {
 
 // stage is a started one, waiting for its orders.
 type stage struct {
-	cmd    *exec.Cmd
+	cmd    *exec.Cmd // of a hostStage: its powerStage's
 	orders *os.File
 	report *os.File
+}
+
+// stageFiles are the ends of its pipes that a stage gets.
+type stageFiles struct{ orders, report *os.File }
+
+func (f stageFiles) Close() {
+	f.orders.Close()
+	f.report.Close()
+}
+
+// newStage makes the pipes of a stage that is yet to be started.
+func newStage() (*stage, stageFiles, error) {
+	ordersIn, ordersOut, err := os.Pipe()
+	if err != nil {
+		return nil, stageFiles{}, err
+	}
+	reportIn, reportOut, err := os.Pipe()
+	if err != nil {
+		ordersIn.Close()
+		ordersOut.Close()
+		return nil, stageFiles{}, err
+	}
+	return &stage{orders: ordersOut, report: reportIn}, stageFiles{ordersIn, reportOut}, nil
+}
+
+// stageCommand is this program as the named stage, in new namespaces.
+func stageCommand(ctx context.Context, name string, namespaces uintptr, files stageFiles, further []*os.File) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args = []string{name}
+	cmd.Dir = "/"
+	cmd.Env = []string{}
+	cmd.ExtraFiles = append([]*os.File{files.orders, files.report}, further...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
+	return cmd
 }
 
 // startStage runs this program again as the named stage in new namespaces.
 // The further files are its extraFD and up. prepare may set its standard streams.
 func startStage(ctx context.Context, name string, namespaces uintptr, further []*os.File, prepare func(*exec.Cmd)) (*stage, error) {
-	ordersIn, ordersOut, err := os.Pipe()
+	s, files, err := newStage()
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	defer ordersIn.Close()
-	reportIn, reportOut, err := os.Pipe()
-	if err != nil {
-		ordersOut.Close()
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	defer reportOut.Close()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = []string{name}
-	cmd.Dir = "/"
-	cmd.Env = []string{}
-	cmd.ExtraFiles = append([]*os.File{ordersIn, reportOut}, further...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
+	defer files.Close()
+	s.cmd = stageCommand(ctx, name, namespaces, files, further)
 	if prepare != nil {
-		prepare(cmd)
+		prepare(s.cmd)
 	}
-	if err := cmd.Start(); err != nil {
-		ordersOut.Close()
-		reportIn.Close()
+	if err := s.cmd.Start(); err != nil {
+		s.orders.Close()
+		s.report.Close()
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	return &stage{cmd: cmd, orders: ordersOut, report: reportIn}, nil
+	return s, nil
 }
 
 // release sends a stage its orders and returns when its set-up is done.
 func release[T any](s *stage, v T) error {
+	switch told, err := order(s, v); {
+	case err != nil:
+		return err
+	case told == stageDone:
+		return nil
+	default:
+		return errors.New(told)
+	}
+}
+
+// order sends a stage its orders and returns what it reports.
+func order[T any](s *stage, v T) (string, error) {
 	defer s.report.Close()
 	err := json.NewEncoder(s.orders).Encode(v)
 	if err := errors.Join(err, s.orders.Close()); err != nil {
-		return fmt.Errorf("order %s: %w", s.cmd.Args[0], err)
+		return "", fmt.Errorf("order %s: %w", s.cmd.Args[0], err)
 	}
 	b, err := io.ReadAll(s.report)
 	switch {
 	case err != nil:
-		return fmt.Errorf("read report of %s: %w", s.cmd.Args[0], err)
-	case string(b) == stageDone:
-		return nil
+		return "", fmt.Errorf("read report of %s: %w", s.cmd.Args[0], err)
 	case len(b) == 0:
-		return fmt.Errorf("%s ended without a report", s.cmd.Args[0])
+		return "", fmt.Errorf("%s ended without a report", s.cmd.Args[0])
 	}
-	return errors.New(string(b))
+	return string(b), nil
 }
 
 // abandon ends a stage that got no orders.

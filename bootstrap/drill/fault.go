@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os/exec"
 	"path"
@@ -299,7 +300,13 @@ type PowerCut struct {
 	On []string
 }
 
-// fit refuses to reset what is no machine.
+// containerFile is where systemd tells the name that a container's manager has given itself.
+const containerFile = "/run/systemd/container"
+
+// bootsAgain are the managers that boot a container which has reset itself, as a machine would.
+func bootsAgain() []string { return []string{"kubewright-lab"} }
+
+// fit refuses to reset what is no machine, unless it comes back all the same.
 func (p PowerCut) fit(ctx context.Context, h host.Host) error {
 	if len(p.On) > 0 {
 		return nil
@@ -310,6 +317,13 @@ func (p PowerCut) fit(ctx context.Context, h host.Host) error {
 	}
 	if err != nil {
 		return err
+	}
+	manager, err := h.ReadFile(ctx, containerFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if slices.Contains(bootsAgain(), strings.TrimSpace(string(manager))) {
+		return nil
 	}
 	return fault.New(fault.HostUnsuitable, "name the command that turns it on again with --power-on",
 		"it is a container (%s): a reset may turn it off for good", bytes.TrimSpace(kind))

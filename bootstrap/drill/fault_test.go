@@ -188,6 +188,13 @@ func TestPowerCut(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("a host of the lab, which boots again", func(t *testing.T) {
+		v := newSimVictim(t).scripted(hosttest.Answer{Argv: []string{"systemd-detect-virt", "--container"}, Stdout: "container-other\n"})
+		v.Put("/run/systemd/container", "kubewright-lab\n", 0o644)
+		if err := (PowerCut{}).fit(t.Context(), v); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Run("a machine", func(t *testing.T) {
 		v := newSimVictim(t).scripted(hosttest.Answer{Argv: []string{"systemd-detect-virt", "--container"}, Stdout: "none\n", Status: 1})
 		if err := (PowerCut{}).fit(t.Context(), v); err != nil {

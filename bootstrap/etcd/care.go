@@ -16,6 +16,8 @@ type Keeper interface {
 	// Defragment gives the space that a member's database does not use back to its file
 	// system. The member answers nobody meanwhile.
 	Defragment(ctx context.Context, m Member) error
+	// Compact throws all revisions of the data away but the newest: what is there now stays.
+	Compact(ctx context.Context) error
 	// Disarm takes back a member's alarm. If its reason still stands, it is raised again.
 	Disarm(ctx context.Context, id string, alarm Alarm) error
 	// Snapshot streams all data, followed by their SHA-256, into w. Without a quorum they
@@ -36,8 +38,10 @@ type Defragmented struct {
 
 // Defrag defragments all members, one at a time, the leader last.
 type Defrag struct {
-	Force  bool // go on although a member is not healthy; such a one is left out
-	Disarm bool // take back the alarm that the database is full, once there is room
+	Force bool // go on although a member is not healthy; such a one is left out
+	// Disarm makes room in a database that is full, and takes its alarm back. It compacts first: the API
+	// server, which does that every five minutes, cannot do it any more, as it is a write.
+	Disarm bool
 }
 
 // Run tells of each member when it is done. It ends between two members when stop is closed.
@@ -50,6 +54,11 @@ func (d Defrag) Run(ctx context.Context, k Keeper, stop <-chan struct{}, tell fu
 		if !d.Force && !m.Healthy && !m.Full {
 			return fault.New(fault.Unhealthy, "bring it back first; or defragment the others with --force",
 				"etcd member %s is not healthy: %s. One that is defragmented answers nobody meanwhile: that may be one too many", m.Title(), m.Trouble)
+		}
+	}
+	if d.Disarm && slices.ContainsFunc(members, func(m Member) bool { return m.Full }) {
+		if err := k.Compact(ctx); err != nil {
+			return err
 		}
 	}
 	slices.SortStableFunc(members, func(a, b Member) int {

@@ -35,6 +35,8 @@ func (k *keeper) Defragment(_ context.Context, m Member) error {
 	return k.do("defrag "+m.Name, func() { k.member(m.ID).DBSize /= 2; k.away = m.ID })
 }
 
+func (k *keeper) Compact(context.Context) error { return k.do("compact", func() {}) }
+
 func (k *keeper) Disarm(_ context.Context, id string, alarm Alarm) error {
 	return k.do(fmt.Sprintf("disarm %s %s", alarm, id), func() { k.member(id).Healthy, k.member(id).Full = true, false })
 }
@@ -60,7 +62,8 @@ func TestDefrag(t *testing.T) {
 		"in spite of it": {members: members("cp1", "-cp2", "cp3"), d: Defrag{Force: true}, did: []string{"defrag cp3", "defrag cp1"},
 			done: []Defragmented{{Member: "cp2", Before: 8, After: 8, Skipped: "it cannot be reached"}, {Member: "cp3", Before: 8, After: 4}, {Member: "cp1", Before: 8, After: 4}}},
 		"full, and stays so": {members: members("!cp1"), did: []string{"defrag cp1"}, done: []Defragmented{{Member: "cp1", Before: 8, After: 4}}},
-		"full": {members: members("!cp1"), d: Defrag{Disarm: true}, did: []string{"defrag cp1", "disarm NOSPACE id-cp1"},
+		"not full":           {members: members("cp1"), d: Defrag{Disarm: true}, did: []string{"defrag cp1"}, done: []Defragmented{{Member: "cp1", Before: 8, After: 4}}},
+		"full": {members: members("!cp1"), d: Defrag{Disarm: true}, did: []string{"compact", "defrag cp1", "disarm NOSPACE id-cp1"},
 			done: []Defragmented{{Member: "cp1", Before: 8, After: 4, Disarmed: []Alarm{NoSpace}}}},
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -502,6 +502,22 @@ func (c *Client) Disarm(ctx context.Context, id string, alarm Alarm) error {
 	})
 }
 
+// Compact throws all revisions of the data away but the newest: what is there now stays.
+func (c *Client) Compact(ctx context.Context) error {
+	to, err := c.leading(ctx)
+	if err != nil {
+		return fmt.Errorf("compact etcd: %w", typed(err))
+	}
+	now, err := to.Get(ctx, "any", clientv3.WithCountOnly())
+	if err == nil {
+		_, err = to.KV.Compact(ctx, now.Header.Revision, clientv3.WithCompactPhysical())
+	}
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) { // by another, at that very revision
+		return fmt.Errorf("compact etcd: %w", typed(err))
+	}
+	return nil
+}
+
 // Defragment gives the space that a member's database does not use back to its file
 // system. The member answers nobody meanwhile.
 func (c *Client) Defragment(ctx context.Context, m Member) error {

@@ -283,6 +283,42 @@ func TestAlarm(t *testing.T) {
 	}
 }
 
+// TestFullOfHistory: the API server cannot compact any more once etcd is full, which is a write. All the same there
+// is room afterwards, and all that is there now is still there.
+func TestFullOfHistory(t *testing.T) {
+	w := newWorld(t)
+	peer := w.FreeURL()
+	first := w.Start("cp1", peer, "cp1="+peer, "new", func(c *embed.Config) { c.QuotaBackendBytes = 4 << 20 })
+	<-first.Server.ReadyNotify()
+	c := w.client(first)
+	to, err := c.member(t.Context(), own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	object := strings.Repeat("x", 200<<10)
+	for err == nil {
+		_, err = to.Put(t.Context(), "one and the same", object)
+	}
+	if !errors.Is(err, rpctypes.ErrNoSpace) {
+		t.Fatal(err)
+	}
+	var done []Defragmented
+	if err := (Defrag{Disarm: true}).Run(t.Context(), c, nil, func(d Defragmented) { done = append(done, d) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(done) != 1 || !slices.Equal(done[0].Disarmed, []Alarm{NoSpace}) || done[0].After > 1<<20 {
+		t.Errorf("%+v", done)
+	}
+	for range 5 {
+		if _, err := to.Put(t.Context(), "one more", object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := to.Get(t.Context(), "one and the same"); err != nil || len(got.Kvs) != 1 || string(got.Kvs[0].Value) != object {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 // A member that goes while it is asked is one to be asked again, by another way.
 func TestTyped(t *testing.T) {
 	for _, c := range []struct{ err, want error }{

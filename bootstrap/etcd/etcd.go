@@ -77,6 +77,9 @@ func Service(in Inputs) systemd.Service {
 			"NoNewPrivileges": "yes",
 			// Nothing but a reset makes it a member again.
 			"RestartPreventExitStatus": fencedStatus,
+			// It says that it has started when it has the data of the others. Ended before that, it would
+			// begin anew, and never get large ones.
+			"TimeoutStartSec": "10min",
 			// The program that starts it is etcd-fence, and logs would be called after that.
 			"SyslogIdentifier": "etcd",
 		},

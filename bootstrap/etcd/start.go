@@ -13,16 +13,22 @@ import (
 // Founding is the initial cluster of the first member: itself.
 func Founding(in Inputs) string { return in.NodeName + "=" + PeerURL(in.Address) }
 
-// memberDir is what a member that has data has.
-const memberDir = DataDir + "/member"
+const (
+	// memberDir is what a member that has data has.
+	memberDir = DataDir + "/member"
+	// A member's log comes after its database: one that finds nobody to get its data from has made
+	// an empty database by then, and tries again with it.
+	memberDatabase = memberDir + "/snap"
+	memberLog      = memberDir + "/wal"
+)
 
-// HasData tells whether a host has the data of a member.
+// HasData tells whether a host has the data of a member. What a member leaves that never came to any is none.
 func HasData(ctx context.Context, r host.Reader) (bool, error) {
-	found, err := r.Stat(ctx, memberDir)
+	found, err := r.Stat(ctx, memberDir, memberDatabase, memberLog)
 	if err != nil {
 		return false, err
 	}
-	return found[0].Exists, nil
+	return found[0].Exists && (found[2].Exists || !found[1].Exists), nil
 }
 
 // Start says how a member without data comes to some: it founds a new cluster, or
@@ -50,12 +56,16 @@ const stateSetting = "ETCD_INITIAL_CLUSTER_STATE="
 
 // settled tells that nothing is left to be said.
 func (a Start) settled(ctx context.Context, r host.Reader) (bool, error) {
-	found, err := r.Stat(ctx, memberDir, environmentFile)
-	if err != nil {
+	has, err := HasData(ctx, r)
+	if err != nil || !has {
 		return false, err
 	}
-	if !found[0].Exists || !found[1].Exists || a.New {
-		return found[0].Exists && found[1].Exists, nil
+	found, err := r.Stat(ctx, environmentFile)
+	switch {
+	case err != nil || !found[0].Exists:
+		return false, err
+	case a.New:
+		return true, nil
 	}
 	said, err := r.ReadFile(ctx, environmentFile)
 	return !bytes.Contains(said, []byte(stateSetting+"new\n")), err

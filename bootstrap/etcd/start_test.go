@@ -22,6 +22,7 @@ func TestStart(t *testing.T) {
 	for name, c := range map[string]struct {
 		have string // "": no file
 		data bool
+		vain bool // etcd was started, and never came to data
 		do   Start
 		want string
 		verb plan.Verb // "": nothing is to be done
@@ -32,6 +33,8 @@ func TestStart(t *testing.T) {
 		"a founder that was settled":       {have: toldExisting, data: true, do: Start{Cluster: founding, New: true}, want: toldExisting},
 		"a founder is settled":             {have: toldNew, data: true, do: Start{Cluster: founding}, want: toldExisting, verb: plan.Update},
 		"a founder whose data are lost":    {have: toldExisting, do: Start{Cluster: founding, New: true}, want: toldNew, verb: plan.Update},
+		"one that was started in vain":     {have: toldExisting, vain: true, do: Start{Cluster: founding, New: true}, want: toldNew, verb: plan.Update},
+		"a member that knew other ones":    {have: toldOther, vain: true, do: Start{Cluster: founding}, want: toldExisting, verb: plan.Update},
 		"a member":                         {do: Start{Cluster: founding}, want: toldExisting, verb: plan.Create},
 		"a member that knows other ones":   {have: toldOther, do: Start{Cluster: founding}, want: toldExisting, verb: plan.Update},
 		"a member with data keeps them":    {have: toldOther, data: true, do: Start{Cluster: founding}, want: toldOther},
@@ -45,6 +48,10 @@ func TestStart(t *testing.T) {
 			}
 			if c.data {
 				s.Put(memberDir+"/snap/db", "data", 0o600)
+				s.Put(memberDir+"/wal/0.wal", "log", 0o600)
+			}
+			if c.vain {
+				s.Put(memberDir+"/snap/db", "empty", 0o600)
 			}
 			diff, err := c.do.Check(t.Context(), s)
 			if err != nil {
@@ -102,7 +109,7 @@ func TestService(t *testing.T) {
 	unit := string(Service(Inputs{NodeName: "cp1", Address: netip.MustParseAddr("192.0.2.1"), PKI: "/pki", ExtraArgs: map[string]string{"quota-backend-bytes": "1"}}).File())
 	for _, want := range []string{
 		"EnvironmentFile=" + environmentFile + "\n", "--name=cp1", "--data-dir=" + DataDir, "--initial-advertise-peer-urls=https://192.0.2.1:2380",
-		"--listen-client-urls=https://127.0.0.1:2379,https://192.0.2.1:2379", "--quota-backend-bytes=1", "etcd-fence", "Type=notify",
+		"--listen-client-urls=https://127.0.0.1:2379,https://192.0.2.1:2379", "--quota-backend-bytes=1", "etcd-fence", "Type=notify", "TimeoutStartSec=10min\n",
 	} {
 		if !strings.Contains(unit, want) {
 			t.Errorf("the unit has no %q:\n%s", want, unit)

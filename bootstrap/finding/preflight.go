@@ -24,6 +24,7 @@ const (
 	UDPBlocked           Code = "udp-blocked"
 	VXLANBlocked         Code = "vxlan-blocked"
 	VXLANTCPBroken       Code = "vxlan-tcp-broken"
+	NodeUntried          Code = "node-untried"
 	MTUTooSmall          Code = "mtu-too-small"
 	PathMTU              Code = "path-mtu"
 	VirtualIPTaken       Code = "virtual-ip-taken"
@@ -118,13 +119,17 @@ func preflightCodes() []Explanation {
 			Causes:  []string{"a firewall on the host that is called", "security groups of a cloud that know TCP alone"},
 			Remedy:  []string{"nft insert rule inet filter input udp dport 8472 accept", "ufw allow 8472/udp", "Or `network: {backend: host-gw}`, if all hosts are in one layer-2 network."}},
 		{Code: VXLANBlocked, Title: "VXLAN frames do not arrive between two hosts",
-			Meaning: "Plain UDP arrives on the same port, frames of a VXLAN device do not. Pods on the two hosts would not reach each other.",
-			Causes:  []string{"a hypervisor or switch that takes VXLAN on 8472 for its own", "a firewall that looks into packets"},
+			Meaning: "Plain UDP arrives on the same port, frames of a VXLAN device do not; to a host that is a node already, frames alone are tried. Pods on the two hosts would not reach each other.",
+			Causes:  []string{"to a node: a firewall that lets in the other nodes, and not the host that joins", "a hypervisor or switch that takes VXLAN on 8472 for its own", "a firewall that looks into packets"},
 			Remedy:  []string{"Use `network: {backend: host-gw}`, if all hosts are in one layer-2 network."}},
 		{Code: VXLANTCPBroken, Title: "TCP inside VXLAN is broken between two hosts",
 			Meaning: "Pings pass, connections hang: a network card computes wrong checksums for what is inside a tunnel.",
 			Causes:  []string{"checksum offload of vmxnet3, or of an old driver", "a path that drops packets of full size"},
 			Remedy:  []string{"ethtool -K DEV tx-checksum-ip-generic off", "ethtool -K DEV tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off"}},
+		{Code: NodeUntried, Title: "the way to a node of the cluster was not tried",
+			Meaning: "Before hosts join, VXLAN frames are sent between them and up to ten nodes that are there. This one was not reached by SSH, or could not take part. It keeps nobody from joining.",
+			Causes:  []string{"its host is down", "this machine does not reach it: SSH is asked for the name that it was joined by"},
+			Remedy:  []string{"kubewright doctor"}},
 		{Code: MTUTooSmall, Title: "an interface's MTU leaves pods little",
 			Meaning: "Pods get the interface's MTU less 50 for VXLAN; below 1280 IPv6 ends, and many programs assume it.",
 			Causes:  []string{"a tunnel in a tunnel"},

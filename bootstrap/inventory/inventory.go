@@ -38,6 +38,7 @@ const (
 	Firewall   Section = "firewall"   // by line of `nft list ruleset`, without counters
 	Settings   Section = "settings"   // by path below /proc/sys; value
 	Modules    Section = "modules"    // by name
+	Groups     Section = "groups"     // control groups of pods in any hierarchy, by path; the outermost
 )
 
 // Inventory is what stands on a host: in each section, objects with what is said
@@ -206,6 +207,7 @@ func (s scope) take(ctx context.Context, r host.Reader) (*Inventory, error) {
 	section(Firewall, firewall)
 	section(Settings, s.values)
 	section(Modules, modules)
+	section(Groups, groups)
 	if err := all.Wait(); err != nil {
 		return nil, err
 	}
@@ -492,6 +494,31 @@ func modules(ctx context.Context, r host.Reader) (map[string]string, error) {
 	for line := range strings.Lines(string(table)) {
 		if f := strings.Fields(line); len(f) > 0 {
 			found[f[0]] = "loaded"
+		}
+	}
+	return found, nil
+}
+
+// groupRoot has the control groups: of version 1 a folder per hierarchy, of version 2 the groups themselves.
+const groupRoot = "/sys/fs/cgroup"
+
+// podGroups begins the names of the groups that kubelets make. All others come and go with a
+// running host's services and sessions.
+const podGroups = "kubepods"
+
+func groups(ctx context.Context, r host.Reader) (map[string]string, error) {
+	trees, err := existing(ctx, r, []string{groupRoot})
+	if err != nil || len(trees) == 0 {
+		return nil, err
+	}
+	out, err := find(ctx, r, []string{"find", groupRoot, "-mindepth", "1", "-maxdepth", "2", "-type", "d", "-name", podGroups + "*", "-printf", `%p\0`})
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]string)
+	for group := range strings.SplitSeq(out, "\x00") {
+		if group != "" {
+			found[group] = present
 		}
 	}
 	return found, nil

@@ -116,6 +116,8 @@ func TestSections(t *testing.T) {
 	script("0:\tfrom all lookup local\n", 0, "ip", "-4", "rule", "show")
 	script("", 2, "ip", "-6", "rule", "show")
 	script("table ip t {\n\tchain c {\n\t\ttype filter hook input priority 0; policy accept;\n\t\taccept\n\t}\n}\n", 0, "nft", "--stateless", "list", "ruleset")
+	h.PutDir("/sys/fs/cgroup", 0o755)
+	script("/sys/fs/cgroup/cpuset/kubepods.slice\x00", 0, "find", "/sys/fs/cgroup", "-mindepth", "1", "-maxdepth", "2", "-type", "d", "-name", "kubepods*", "-printf", `%p\0`)
 	s := scope{settings: []string{"net/ipv4/ip_forward", "net/absent"}}
 	got, err := s.take(t.Context(), h)
 	if err != nil {
@@ -130,6 +132,7 @@ func TestSections(t *testing.T) {
 		Firewall:   {"table ip t": present, "table ip t chain c": "type filter hook input priority 0; policy accept;; accept"},
 		Settings:   {"net/ipv4/ip_forward": "0"},
 		Modules:    {"overlay": "loaded"},
+		Groups:     {"/sys/fs/cgroup/cpuset/kubepods.slice": present},
 	}
 	if diff := cmp.Diff(want, got.Sections); diff != "" {
 		t.Error(diff)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"slices"
 	"strings"
 
@@ -121,6 +122,8 @@ func (c Compare) ours(d Difference) bool {
 			return o.Kind == plan.ObjectFile && within(d.Object, o.Name)
 		case Units:
 			return (o.Kind == plan.ObjectUnit || o.Kind == plan.ObjectSlice) && d.Object == o.Name
+		case Groups:
+			return o.Kind == plan.ObjectSlice && path.Base(d.Object) == o.Name
 		case Mounts:
 			return o.Kind == plan.ObjectMounts && within(d.Object, o.Name)
 		case Interfaces:

@@ -64,7 +64,7 @@ type Before struct {
 
 	Enabled bool     `json:"enabled,omitempty"` // a unit that starts at boot
 	Value   string   `json:"value,omitempty"`   // of a setting
-	Names   []string `json:"names,omitempty"`   // mount points or routes that were there
+	Names   []string `json:"names,omitempty"`   // mount points, routes or a slice's control groups that were there
 }
 
 // String hides contents.

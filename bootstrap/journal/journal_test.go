@@ -32,6 +32,8 @@ func newHost(t testing.TB) *kernelSim {
 	k.Put("/etc/secret", "s3cr3t\n", 0o600)
 	k.Put("/etc/systemd/system/old.service", "[Service]\nExecStart=/bin/old\n[Install]\nWantedBy=multi-user.target\n", 0o644)
 	k.PutLink("/etc/motd", "/etc/link")
+	k.PutDir("/sys/fs/cgroup/cpuset/mine.slice", 0o755)
+	k.PutLink("cpuset", "/sys/fs/cgroup/alias")
 	k.Boot()
 	k.script()
 	return k
@@ -60,6 +62,7 @@ func (k *kernelSim) script() {
 		k.Script(hosttest.Answer{Argv: argv, Do: func([]byte) ([]byte, error) { change(); refresh(); return nil, nil }})
 	}
 	does(func() {
+		k.PutDir("/sys/fs/cgroup/cpuset/pods.slice/pods-1.slice", 0o755)
 		k.links["cni0"], k.tables["kube-proxy"], k.routes["10.96.0.0/16"], k.addresses["192.0.2.9"] = true, true, true, true
 	}, "bring", "network")
 	does(func() { delete(k.links, "cni0") }, "ip", "link", "delete", "dev", "cni0")
@@ -68,6 +71,7 @@ func (k *kernelSim) script() {
 	does(func() { delete(k.addresses, "192.0.2.9") }, "ip", "-4", "address", "delete", "192.0.2.9/32", "dev", "eth0")
 	does(func() { k.Put("/proc/sys/net/ipv4/ip_forward", "1\n", 0o644) }, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 	does(func() { k.Put("/proc/sys/net/ipv4/ip_forward", "0\n", 0o644) }, "sysctl", "-q", "-w", "net.ipv4.ip_forward=0")
+	does(func() { k.Drop("/sys/fs/cgroup/cpuset/pods.slice") }, "find", "/sys/fs/cgroup/cpuset/pods.slice", "-depth", "-type", "d", "-delete")
 	for _, u := range []string{"new.service", "pods.slice"} {
 		does(func() {}, "systemctl", "kill", "--kill-whom=all", "--signal=KILL", u)
 	}
@@ -136,7 +140,7 @@ func steps() []plan.Step[host.Reader, host.Host] {
 			{Verb: plan.Start, Kind: plan.ObjectUnit, Object: "new.service", Brings: slices.Concat(
 				plan.Objects(plan.ObjectFile, "/var/lib/new"), plan.Objects(plan.ObjectInterface, "cni0"),
 				plan.Objects(plan.ObjectTable, "kube-proxy"), plan.Objects(plan.ObjectRoutes, "10.96.0.0/16"), plan.Objects(plan.ObjectAddress, "192.0.2.9"),
-				plan.Objects(plan.ObjectMounts, "/var/lib/new"))},
+				plan.Objects(plan.ObjectMounts, "/var/lib/new"), plan.Objects(plan.ObjectSlice, "pods.slice"))},
 		}, do: []func(context.Context, host.Host) error{
 			write("/etc/systemd/system/new.service", "[Service]\nExecStart=/bin/new\n[Install]\nWantedBy=multi-user.target\n"),
 			func(ctx context.Context, h host.Host) error { return h.Systemd().Reload(ctx) },
@@ -286,7 +290,7 @@ func TestWrittenAhead(t *testing.T) {
 	want := []string{
 		"1 file/change 4",                    // what the diff names, with the missing /opt/x
 		"2 file/change 1", "3 file/change 1", // what it does not
-		"4 kernel/change 2", "5 unit/change 10", "6 unit/change 2",
+		"4 kernel/change 2", "5 unit/change 11", "6 unit/change 2",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

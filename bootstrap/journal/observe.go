@@ -177,6 +177,11 @@ func units(ctx context.Context, r host.Reader, all []Before) error {
 		list[i].Exists = u.Active == "active" || u.Active == "activating" || u.Active == "reloading"
 		list[i].Enabled = u.File == "enabled"
 	}
+	for _, b := range of(all, plan.ObjectSlice) {
+		if b.Names, err = listGroups(ctx, r, b.Name); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -68,6 +68,8 @@ func (d difference) change() plan.Change {
 			c.Verb = plan.Stop
 		case d.was.Exists:
 			c.Verb, c.Detail = plan.Start, "it ran before"
+		case d.was.Kind == plan.ObjectSlice:
+			c.Verb, c.Detail = plan.Delete, strings.Join(surplus(d.is.Names, d.was.Names), " ")
 		default:
 			c.Detail = "it was not enabled at boot"
 		}
@@ -143,6 +145,8 @@ func (d difference) matters() bool {
 		return was.Exists && is.Exists && was.Value != is.Value
 	case plan.ObjectMounts, plan.ObjectRoutes:
 		return len(surplus(is.Names, was.Names)) > 0
+	case plan.ObjectSlice:
+		return !was.Exists && (is.Exists || len(surplus(is.Names, was.Names)) > 0)
 	default:
 		return is.Exists && !was.Exists
 	}
@@ -153,7 +157,7 @@ func surplus(is, was []string) []string {
 	return slices.DeleteFunc(slices.Clone(is), func(n string) bool { return slices.Contains(was, n) })
 }
 
-// Apply goes against the order in which things come to be: what runs, what it has
+// Apply goes against the order in which things come to be: what runs, its groups, what it has
 // mounted, its network, then files, then what ran before and the kernel.
 func (u Undo) Apply(ctx context.Context, h host.Host) error {
 	running, err := u.differing(ctx, h)
@@ -168,7 +172,7 @@ func (u Undo) Apply(ctx context.Context, h host.Host) error {
 		return err
 	}
 	for _, part := range []func(context.Context, host.Host, []difference) error{
-		unmount, removeNetwork, restoreFiles, u.restoreUnits, restoreKernel,
+		removeGroups, unmount, removeNetwork, restoreFiles, u.restoreUnits, restoreKernel,
 	} {
 		if err := part(ctx, h, all); err != nil {
 			return err

@@ -31,7 +31,7 @@ type ObjectKind string
 const (
 	ObjectFile      ObjectKind = "file"      // a file, directory or symbolic link, by its path
 	ObjectUnit      ObjectKind = "unit"      // a systemd unit, by its full name
-	ObjectSlice     ObjectKind = "slice"     // a systemd slice with all processes in it
+	ObjectSlice     ObjectKind = "slice"     // a systemd slice with all processes in it, and its control groups
 	ObjectSetting   ObjectKind = "setting"   // a kernel setting, as sysctl writes it
 	ObjectModule    ObjectKind = "module"    // a kernel module
 	ObjectMounts    ObjectKind = "mounts"    // all that is mounted below a folder

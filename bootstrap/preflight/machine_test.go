@@ -30,6 +30,7 @@ type machine struct {
 	mtu   int
 
 	member   bool
+	dies     bool   // when it is to call through the tunnel
 	reached  string // address that SSH uses, "": the first
 	noexec   []string
 	programs map[string]bool // that were sent and have not removed themselves
@@ -185,6 +186,9 @@ func (m *machine) Run(ctx context.Context, cmd host.Command) ([]byte, error) {
 			return nil, nil
 		} else if err != nil {
 			return nil, err
+		}
+		if m.dies && o.Carry != nil {
+			return nil, errors.New("the connection was lost")
 		}
 		time.Sleep(m.rtt)
 		if err := out.Encode(m.answer(o)); err != nil {

@@ -25,6 +25,8 @@ const (
 	reachTime = 1200 * time.Millisecond
 	// carryTime is likewise for what goes through the tunnel.
 	carryTime = 1000 * time.Millisecond
+	// nodeCarryTime is that where nodes take part, which have other work.
+	nodeCarryTime = 3 * carryTime
 	// firstVNI is the least of those that tunnels have: the pod network's own is 1. Each
 	// run has one of its own, since the kernel takes a moment to let go of the last one's.
 	firstVNI = 1 << 23
@@ -39,7 +41,8 @@ const (
 type mesh struct {
 	cluster    *spec.Cluster
 	servers    []netip.AddrPort // of the cluster that the hosts join
-	hosts      []Host
+	hosts      []Host           // those asked for, and then neighbours
+	given      int              // how many are asked for
 	looks      []looked
 	candidates [][]netip.Addr
 	chosen     []netip.Addr
@@ -51,16 +54,22 @@ type mesh struct {
 	reached   []map[netip.Addr]probe.Reached // by caller: how each address was reached
 	carried   []map[int]probe.Carried        // by caller: how each host was
 	dug       []error                        // why a host has no tunnel
+	left      []error                        // why a node did not go on
 	findings  finding.Report
 }
 
 func newMesh(in Input, looks []looked) *mesh {
-	n := len(in.Hosts)
+	hosts, addresses := slices.Clone(in.Hosts), candidates(in.Hosts)
+	for _, n := range in.Neighbours {
+		hosts = append(hosts, Host{Wish: spec.Host{Name: n.Name}, Host: n.Host, Member: true, Address: n.Address})
+		addresses = append(addresses, []netip.Addr{n.Address})
+	}
+	n := len(hosts)
 	return &mesh{
-		cluster: in.Cluster, servers: in.Servers, hosts: in.Hosts, looks: looks,
-		candidates: candidates(in.Hosts), chosen: make([]netip.Addr, n), proven: make([]netip.Addr, n), token: rand.Text(), vni: firstVNI + mathrand.IntN(firstVNI),
+		cluster: in.Cluster, servers: in.Servers, hosts: hosts, given: len(in.Hosts), looks: looks,
+		candidates: addresses, chosen: make([]netip.Addr, n), proven: make([]netip.Addr, n), token: rand.Text(), vni: firstVNI + mathrand.IntN(firstVNI),
 		listening: make([]probe.Listening, n), reached: make([]map[netip.Addr]probe.Reached, n),
-		carried: make([]map[int]probe.Carried, n), dug: make([]error, n),
+		carried: make([]map[int]probe.Carried, n), dug: make([]error, n), left: make([]error, n),
 	}
 }
 
@@ -69,21 +78,21 @@ func (m *mesh) run(ctx context.Context) (finding.Report, error) {
 	if m.probed() == 0 || m.probed() == 1 && len(m.hosts) == 1 && len(m.servers) == 0 {
 		return nil, nil
 	}
-	if err := m.each(ctx, m.listen); err != nil {
+	if err := m.each(ctx, m.looksAt, m.listen); err != nil {
 		return nil, err
 	}
-	if err := m.each(ctx, m.reach); err != nil {
+	if err := m.each(ctx, m.looksAt, m.reach); err != nil {
 		return nil, err
 	}
 	m.choose()
 	m.judgeTCP()
 	m.judgeUDP()
 	m.judgeMTU()
-	if m.cluster.Network.Backend == spec.VXLAN && m.probed() > 1 {
-		if err := m.each(ctx, m.dig); err != nil {
+	if m.cluster.Network.Backend == spec.VXLAN && len(m.hosts) > 1 {
+		if err := m.each(ctx, m.tunnels, m.dig); err != nil {
 			return nil, err
 		}
-		if err := m.each(ctx, m.carry); err != nil {
+		if err := m.each(ctx, m.tunnels, m.carry); err != nil {
 			return nil, err
 		}
 		m.judgeTunnels()
@@ -93,20 +102,22 @@ func (m *mesh) run(ctx context.Context) (finding.Report, error) {
 
 func (m *mesh) probed() int {
 	n := 0
-	for _, l := range m.looks {
-		if l.seen != nil {
+	for i := range m.looks {
+		if m.looksAt(i) {
 			n++
 		}
 	}
 	return n
 }
 
-// each has every probed host do something, all at once, and returns when all have.
-func (m *mesh) each(ctx context.Context, do func(i int, s *session) error) error {
+func (m *mesh) looksAt(i int) bool { return m.looks[i].seen != nil }
+
+// each has every host that is one of those do something, all at once, and returns when all have.
+func (m *mesh) each(ctx context.Context, those func(i int) bool, do func(i int, s *session) error) error {
 	faults := make([]error, len(m.hosts))
 	var all sync.WaitGroup
 	for i, l := range m.looks {
-		if l.seen != nil {
+		if those(i) {
 			all.Go(func() { faults[i] = fault.At(m.hosts[i].Wish.Name, step, do(i, l.session)) })
 		}
 	}
@@ -138,7 +149,7 @@ func (m *mesh) udp() int {
 
 func (m *mesh) listen(i int, s *session) error {
 	order := probe.Listen{Token: m.token, Host: i, UDP: m.udp()}
-	for _, from := range m.hosts {
+	for _, from := range m.hosts[:m.given] {
 		for _, port := range m.needed(from, m.hosts[i]) {
 			if !slices.Contains(order.TCP, port) {
 				order.TCP = append(order.TCP, port)
@@ -159,7 +170,7 @@ func (m *mesh) taken(i int, protocol string, port int) bool {
 
 func (m *mesh) reach(i int, s *session) error {
 	order := probe.Reach{Token: m.token, Timeout: reachTime}
-	for j, h := range m.hosts {
+	for j, h := range m.hosts[:m.given] {
 		if i == j {
 			continue
 		}
@@ -222,7 +233,7 @@ func (m *mesh) found(c finding.Code, s finding.Severity, host, object, remedy, f
 
 // judgeTCP tells of each host which of its ports do not answer, and whom.
 func (m *mesh) judgeTCP() {
-	for j, h := range m.hosts {
+	for j, h := range m.hosts[:m.given] {
 		from := map[probe.Blocked][]int{}
 		for _, i := range m.callers(j) {
 			for _, b := range m.reached[i][m.chosen[j]].Blocked {
@@ -269,7 +280,7 @@ func (m *mesh) judgeUDP() {
 	if m.udp() == 0 {
 		return
 	}
-	for j, h := range m.hosts {
+	for j, h := range m.hosts[:m.given] {
 		var from []int
 		for _, i := range m.callers(j) {
 			if m.looks[j].seen != nil && !m.taken(j, "udp", vxlanPort) && !m.reached[i][m.chosen[j]].UDP {
@@ -338,7 +349,13 @@ func (m *mesh) judgeMTU() {
 // tunnels tells whether a host takes part in the tunnel: not if something else is
 // wrong there that was told already.
 func (m *mesh) tunnels(i int) bool {
-	if m.looks[i].seen == nil || !m.chosen[i].IsValid() {
+	if m.looks[i].session == nil || !m.chosen[i].IsValid() {
+		return false
+	}
+	if m.hosts[i].Member {
+		return true
+	}
+	if m.looks[i].seen == nil {
 		return false
 	}
 	lacks := slices.ContainsFunc(m.looks[i].seen.Missing, func(f probe.Missing) bool { return f.Feature == "vxlan" })
@@ -347,9 +364,6 @@ func (m *mesh) tunnels(i int) bool {
 }
 
 func (m *mesh) dig(i int, s *session) error {
-	if !m.tunnels(i) {
-		return nil
-	}
 	order := probe.Tunnel{Host: i, Addr: m.chosen[i], VNI: m.vni, Port: vxlanPort}
 	for j := range m.hosts {
 		if i != j && m.tunnels(j) {
@@ -358,7 +372,7 @@ func (m *mesh) dig(i int, s *session) error {
 	}
 	_, err := s.ask(probe.Order{Tunnel: &order})
 	var refused *refusal
-	if errors.As(err, &refused) {
+	if errors.As(err, &refused) || m.hosts[i].Member {
 		m.dug[i] = err
 		return nil
 	}
@@ -371,12 +385,19 @@ func (m *mesh) carry(i int, s *session) error {
 	for j := range m.hosts {
 		if m.tries(i, j) {
 			order.To = append(order.To, j)
+			if m.hosts[i].Member || m.hosts[j].Member {
+				order.Timeout = nodeCarryTime
+			}
 		}
 	}
 	if len(order.To) == 0 {
 		return nil
 	}
 	r, err := s.ask(probe.Order{Carry: &order})
+	if err != nil && m.hosts[i].Member {
+		m.left[i] = err
+		return nil
+	}
 	m.carried[i] = make(map[int]probe.Carried, len(r.Carried))
 	for _, one := range r.Carried {
 		m.carried[i][one.Host] = one
@@ -385,7 +406,19 @@ func (m *mesh) carry(i int, s *session) error {
 }
 
 func (m *mesh) tries(i, j int) bool {
-	return i != j && m.tunnels(i) && m.tunnels(j) && m.dug[i] == nil && m.dug[j] == nil && m.connected(i, j) && m.connected(j, i)
+	if i == j || !m.tunnels(i) || !m.tunnels(j) || m.dug[i] != nil || m.dug[j] != nil {
+		return false
+	}
+	if m.hosts[i].Member || m.hosts[j].Member {
+		return m.hosts[i].Member != m.hosts[j].Member && m.certain(i) && m.certain(j)
+	}
+	return m.connected(i, j) && m.connected(j, i)
+}
+
+// certain tells whether a host will have the address that was chosen for it: where none was proven, and SSH uses none, it
+// may be another.
+func (m *mesh) certain(i int) bool {
+	return len(m.candidates[i]) == 1 || m.proven[i].IsValid() || m.chosen[i] == m.hosts[i].Reached
 }
 
 // connected tells whether UDP goes from i to j in packets of any size, as far as
@@ -398,20 +431,30 @@ func (m *mesh) connected(i, j int) bool {
 // judgeTunnels names the hosts without which no pair would be broken: of those
 // that are in most broken pairs, each is told with its pairs.
 func (m *mesh) judgeTunnels() {
-	for i, err := range m.dug {
-		if err != nil {
+	for i := range m.hosts {
+		switch err := cmp.Or(m.dug[i], m.left[i]); {
+		case err != nil && m.hosts[i].Member:
+			m.findings = append(m.findings, untried(m.name(i), err))
+		case err != nil:
 			m.found(finding.VXLANBlocked, finding.Error, m.name(i), "", "modprobe vxlan", "it cannot be tried whether VXLAN reaches it: %v", err)
 		}
 	}
 	frames, tcp := m.broken(func(c probe.Carried) bool { return !c.Frames }), m.broken(func(c probe.Carried) bool { return c.Frames && !c.TCP })
-	for _, b := range cover(frames) {
+	withNode := func(p pair) bool { return m.hosts[p[0]].Member || m.hosts[p[1]].Member }
+	for _, b := range cover(slices.DeleteFunc(slices.Clone(frames), withNode)) {
 		m.found(finding.VXLANBlocked, finding.Error, m.name(b.host), m.names(b.with), "use `network: {backend: host-gw}`, if all hosts are in one layer-2 network",
 			"VXLAN frames (UDP port %d) do not pass between %s and %s, plain UDP does", vxlanPort, at(m.hosts[b.host], m.chosen[b.host]), m.names(b.with))
+	}
+	// Plain UDP is not tried to nodes: the kernel has the port.
+	for _, b := range cover(slices.DeleteFunc(frames, func(p pair) bool { return !withNode(p) })) {
+		m.found(finding.VXLANBlocked, finding.Error, m.name(b.host), m.names(b.with),
+			fmt.Sprintf("on both: ufw allow %d/udp, or nft insert rule inet filter input udp dport %d accept", vxlanPort, vxlanPort),
+			"VXLAN frames (UDP port %d) do not pass between %s and %s, of which one is a node already", vxlanPort, at(m.hosts[b.host], m.chosen[b.host]), m.names(b.with))
 	}
 	for _, b := range cover(tcp) {
 		h := m.hosts[b.host]
 		m.found(finding.VXLANTCPBroken, finding.Error, h.Wish.Name, m.names(b.with),
-			fmt.Sprintf("on %s: ethtool -K %s tx-checksum-ip-generic off", h.Wish.Name, h.interfaceOf(m.chosen[b.host]).Name),
+			fmt.Sprintf("on %s: ethtool -K %s tx-checksum-ip-generic off", h.Wish.Name, cmp.Or(h.interfaceOf(m.chosen[b.host]).Name, "DEV")),
 			"TCP inside VXLAN fails between %s and %s, though frames arrive", at(h, m.chosen[b.host]), m.names(b.with))
 	}
 }
@@ -423,7 +466,7 @@ func (m *mesh) broken(is func(probe.Carried) bool) []pair {
 	var all []pair
 	for i := range m.hosts {
 		for j := range m.hosts {
-			if c, tried := m.carried[i][j]; tried && is(c) && !slices.Contains(all, pair{min(i, j), max(i, j)}) {
+			if c, tried := m.carried[i][j]; tried && is(c) && m.left[j] == nil && !slices.Contains(all, pair{min(i, j), max(i, j)}) {
 				all = append(all, pair{min(i, j), max(i, j)})
 			}
 		}

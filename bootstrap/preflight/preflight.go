@@ -22,12 +22,15 @@ import (
 
 // Input is all that decides what is looked at.
 type Input struct {
-	Hosts   []Host
-	Cluster *spec.Cluster          // complete with its defaults
-	Servers []netip.AddrPort       // the API servers of the cluster that hosts join, none if it is only being made
-	Arch    string                 // of the bundle, as Go names it
-	Program func() ([]byte, error) // the probe, from the bundle
-	Ignore  []finding.Code         // to go on in spite of
+	Hosts []Host
+	// Neighbours are nodes of the cluster that is joined, which nothing is to be done on: only the way
+	// of pods' packets between them and Hosts is tried.
+	Neighbours []Neighbour
+	Cluster    *spec.Cluster          // complete with its defaults
+	Servers    []netip.AddrPort       // the API servers of the cluster that hosts join, none if it is only being made
+	Arch       string                 // of the bundle, as Go names it
+	Program    func() ([]byte, error) // the probe, from the bundle
+	Ignore     []finding.Code         // to go on in spite of
 }
 
 // Host is a connected host with what is known of it.
@@ -35,13 +38,21 @@ type Host struct {
 	Wish  spec.Host
 	Host  host.Host
 	Facts host.Facts
-	// Member hosts run as nodes already: they are not probed, so that a run with
-	// nothing to do stays quick.
+	// Member hosts run as nodes already: they are not looked at, so that a run with
+	// nothing to do stays quick, and are tried as neighbours are.
 	Member bool
 	// Address is the one it has in the cluster already, invalid if it is in none.
 	Address netip.Addr
 	// Reached is the host's own end of the SSH connection, invalid if unknown.
 	Reached netip.Addr
+}
+
+// Neighbour is a node that runs.
+type Neighbour struct {
+	Name    string     // of its host, as the admin wrote it
+	Address netip.Addr // in the cluster
+	Host    host.Host  // nil: it was not reached
+	Err     error      // why not
 }
 
 func (h Host) controlPlane() bool { return h.Wish.Role == spec.ControlPlaneRole }
@@ -83,7 +94,7 @@ func Run(ctx context.Context, in Input) (Outcome, error) {
 	for _, l := range looks {
 		out.Report = append(out.Report, l.findings...)
 	}
-	out.Report = append(out.Report, clocks(in.Hosts, looks)...)
+	out.Report = append(out.Report, clocks(in.Hosts, looks[:len(in.Hosts)])...)
 
 	m := newMesh(in, looks)
 	between, err := m.run(ctx)
@@ -99,29 +110,33 @@ func Run(ctx context.Context, in Input) (Outcome, error) {
 
 // looked is a host that was looked at closely.
 type looked struct {
-	session  *session // nil: it was not, or that failed
-	seen     *probe.Seen
+	session  *session    // nil: it was not, or that failed
+	seen     *probe.Seen // nil, though there is a session: of a node, for its tunnel alone
 	clock    clock
 	findings finding.Report
 }
 
-// lookAtAll sends the probe to the hosts that are no members yet.
+// lookAtAll sends the probe to the hosts that are no members yet, and to nodes if their tunnel is to be tried. What is
+// known of the neighbours comes after that of the hosts.
 func lookAtAll(ctx context.Context, in Input) ([]looked, error) {
-	looks := make([]looked, len(in.Hosts))
-	var program []byte
-	for _, h := range in.Hosts {
-		if in.probes(h) && program == nil {
-			var err error
-			if program, err = in.Program(); err != nil {
-				return looks, err
-			}
-		}
+	looks := make([]looked, len(in.Hosts)+len(in.Neighbours))
+	if !slices.ContainsFunc(in.Hosts, in.probes) {
+		return looks, nil
+	}
+	program, err := in.Program()
+	if err != nil {
+		return looks, err
 	}
 	faults := make([]error, len(in.Hosts))
 	var all sync.WaitGroup
 	for i := range in.Hosts {
 		h, l := &in.Hosts[i], &looks[i]
-		if !in.probes(*h) {
+		switch {
+		case in.probes(*h):
+		case h.Member && in.Cluster.Network.Backend == spec.VXLAN:
+			all.Go(func() { l.meet(ctx, Neighbour{Name: h.Wish.Name, Host: h.Host}, program) })
+			continue
+		default:
 			continue
 		}
 		all.Go(func() {
@@ -139,8 +154,29 @@ func lookAtAll(ctx context.Context, in Input) ([]looked, error) {
 			}
 		})
 	}
+	for i, n := range in.Neighbours {
+		all.Go(func() { looks[len(in.Hosts)+i].meet(ctx, n, program) })
+	}
 	all.Wait()
 	return looks, errors.Join(faults...)
+}
+
+// meet starts the probe on a node, for its tunnel. That it cannot be tried is no reason not to go on.
+func (l *looked) meet(ctx context.Context, n Neighbour, program []byte) {
+	err := n.Err
+	if err == nil {
+		l.session, err = open(ctx, n.Host, program)
+	}
+	if err != nil {
+		l.findings = append(l.findings, untried(n.Name, err))
+	}
+}
+
+// untried tells of a node to which the way was not tried.
+func untried(name string, why error) finding.Finding {
+	return finding.Finding{Code: finding.NodeUntried, Severity: finding.Warning, Host: name,
+		Message: fmt.Sprintf("whether VXLAN frames pass between it and the hosts that join was not tried: %v", why),
+		Remedy:  "see that this machine reaches it by SSH; once they have joined, `kubewright doctor` tells"}
 }
 
 // probes tells whether a host is looked at closely.

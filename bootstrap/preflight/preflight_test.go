@@ -13,6 +13,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/finding"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/preflight"
 	"github.com/kubewright/kubewright/bootstrap/probe"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -307,6 +308,98 @@ func TestJoin(t *testing.T) {
 			slices.Sort(test.want)
 			if !slices.Equal(got, test.want) {
 				t.Errorf("%q", got)
+			}
+		})
+	}
+}
+
+// Between hosts that join and nodes that are there, frames are tried as between hosts that join together; nodes are
+// looked at no further, and one that is not there keeps nobody away.
+func TestNeighbours(t *testing.T) {
+	const tell = "h0 error vxlan-blocked: VXLAN frames (UDP port 8472) do not pass between h0 (198.19.0.1) and "
+	for name, c := range map[string]struct {
+		change func(h []*machine, in *preflight.Input)
+		want   []string // beginnings of lines
+	}{
+		"all is well": {change: func(h []*machine, _ *preflight.Input) {
+			h[1].seen.Missing = []probe.Missing{{Feature: "overlay"}}
+			h[1].taken = []probe.Port{{Protocol: "udp", Number: 8472}}
+			h[0].net.tcp["198.19.0.2:10250"] = "no answer" // no host but the API server's calls it
+			h[0].net.frames["1>2"] = true                  // no matter of those who join
+		}},
+		"frames do not get there": {
+			change: func(h []*machine, _ *preflight.Input) { h[0].net.frames["0>1"] = true },
+			want:   []string{tell + "h1, of which one is a node already"},
+		},
+		"frames do not come back, from any": {
+			change: func(h []*machine, _ *preflight.Input) { h[0].net.frames["1>0"], h[0].net.frames["2>0"] = true, true },
+			want:   []string{tell + "h1, h2, of which one is a node already"},
+		},
+		"TCP": {
+			change: func(h []*machine, _ *preflight.Input) { h[0].net.inTCP["0>2"] = true },
+			want:   []string{"h0 error vxlan-tcp-broken: TCP inside VXLAN fails between h0 (198.19.0.1) and h2"},
+		},
+		"one was not reached": {
+			change: func(_ []*machine, in *preflight.Input) {
+				in.Neighbours[0].Host, in.Neighbours[0].Err = nil, errors.New("no answer in 5s")
+			},
+			want: []string{"h1 warning node-untried: whether VXLAN frames pass between it and the hosts that join was not tried: no answer in 5s"},
+		},
+		"one dies meanwhile": {
+			change: func(h []*machine, _ *preflight.Input) { h[1].dies, h[0].net.frames["0>1"] = true, true },
+			want:   []string{"h1 warning node-untried: whether VXLAN frames pass between it and the hosts that join was not tried: the connection was lost"},
+		},
+		"one runs no programs": {
+			change: func(h []*machine, _ *preflight.Input) {
+				h[2].noexec = []string{"/dev/shm", "/run", "/tmp", "/var/tmp", "/root"}
+			},
+			want: []string{"h2 warning node-untried: whether"},
+		},
+		"one that is asked for, and a node already": {
+			change: func(h []*machine, in *preflight.Input) {
+				in.Hosts, in.Neighbours = in.Hosts[:2], in.Neighbours[1:]
+				in.Hosts[1].Member, in.Hosts[1].Address = true, in.Hosts[1].Reached
+				h[0].net.frames["0>1"] = true
+			},
+			want: []string{tell + "h1, of which one is a node already"},
+		},
+		"a host whose address is not certain": {change: func(h []*machine, in *preflight.Input) {
+			in.Hosts[0].Facts.Interfaces = append(in.Hosts[0].Facts.Interfaces, host.Interface{Name: "eth1", MTU: 1500, Addrs: []netip.Prefix{netip.MustParsePrefix("10.0.2.15/24")}})
+			in.Hosts[0].Reached = netip.Addr{}
+			h[0].net.frames["0>1"] = true
+		}},
+		"nobody joins": {change: func(h []*machine, in *preflight.Input) {
+			in.Hosts[0].Member = true
+			in.Neighbours[0].Err = errors.New("no answer")
+			h[0].net.frames["0>1"] = true
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			machines := newMachines(t, 3)
+			in := input(t, machines)
+			for i, m := range machines[1:] {
+				in.Neighbours = append(in.Neighbours, preflight.Neighbour{Name: m.Name(), Host: m, Address: in.Hosts[i+1].Reached})
+			}
+			in.Hosts = in.Hosts[:1]
+			in.Servers = []netip.AddrPort{netip.MustParseAddrPort("198.19.0.2:6443")}
+			c.change(machines, &in)
+			out, err := preflight.Run(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := slices.DeleteFunc(lines(out.Report), func(l string) bool { return strings.Contains(l, " note ") })
+			if len(got) != len(c.want) {
+				t.Fatalf("-want +got:\n%s", cmp.Diff(c.want, got))
+			}
+			for i := range c.want {
+				if !strings.HasPrefix(got[i], c.want[i]) {
+					t.Errorf("-want +got:\n%s", cmp.Diff(c.want, got))
+				}
+			}
+			for _, m := range machines {
+				if left := m.left(); len(left) > 0 {
+					t.Errorf("%s: left: %v", m.Name(), left)
+				}
 			}
 		})
 	}

@@ -364,6 +364,8 @@ var ownFields = map[string]map[string]string{
 		"name":                  "it is the name of the node",
 		"initial-cluster":       "members are added one by one",
 		"initial-cluster-state": "members are added one by one",
+		"wal-dir":               "backup and reset know no other place than the data's",
+		"force-new-cluster":     "it gives the other members up at each start: kubewright recover does it once",
 	},
 	"kubelet": {
 		"hostname-override":    "set the node of the host",

@@ -17,12 +17,16 @@ import (
 	"slices"
 	"strings"
 	_ "time/tzdata" // CronJob time zones on hosts without zoneinfo
+
+	"github.com/kubewright/kubewright/cmd/kube/apilb"
+	"github.com/kubewright/kubewright/cmd/kube/overlay"
+	"github.com/kubewright/kubewright/cmd/kube/vip"
 )
 
 // components maps the static name of each component to its upstream main. A
 // main reads os.Args, and returns or exits by itself.
 var components = map[string]func(){
-	"apilb":                   apilbMain,
+	"apilb":                   apilb.Component().Main,
 	"backup":                  backupMain,
 	"containerd":              containerd,
 	"coredns":                 coredns,
@@ -37,8 +41,8 @@ var components = map[string]func(){
 	"kube-scheduler":          scheduler,
 	"kubectl":                 kubectl,
 	"kubelet":                 kubelet,
-	"overlay":                 overlayMain,
-	"vip":                     vipMain,
+	"overlay":                 overlay.Component().Main,
+	"vip":                     vip.Component().Main,
 }
 
 func main() {

@@ -371,7 +371,7 @@ func (e *etcdWay) defragCommand() *cobra.Command {
 		Short: "Give the space that etcd's databases do not use back, one member at a time",
 		Long: "defrag defragments the members one after the other, the leader last, and waits until each serves again. One that\n" +
 			"is defragmented answers nobody meanwhile, so it is refused while another one is not healthy. Space is free to be given\n" +
-			"back once old revisions were compacted, which the API server does every five minutes.",
+			"back once old revisions were compacted, which the API server does every five minutes, unless etcd is full: --disarm does it then.",
 		Example: "  kubewright etcd defrag\n  kubewright etcd defrag --disarm",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -391,7 +391,7 @@ func (e *etcdWay) defragCommand() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&d.Force, "force", false, "go on although a member is not healthy; it is left out")
-	c.Flags().BoolVar(&d.Disarm, "disarm", false, "take back the alarm that a database is full, after it was defragmented")
+	c.Flags().BoolVar(&d.Disarm, "disarm", false, "of a database that is full: throw old revisions away first, and take the alarm back after it was defragmented")
 	return c
 }
 

@@ -20,7 +20,8 @@ func (a *app) joinCommand(do doer) *cobra.Command {
 			"the cluster, and the cluster knows the rest. With -f, the workers of the file join.\n\n" +
 			"With --control-plane the hosts become further control-plane hosts: members of etcd one after the other, each\n" +
 			"without a vote until it has caught up. The cluster's authorities go to them from one of the other control-plane\n" +
-			"hosts, through the memory of this machine and not its disk. Three control-plane hosts survive the loss of one.",
+			"hosts, through the memory of this machine and not its disk; so do files of yours that flags of the API server name,\n" +
+			"such as --encryption-provider-config. Three control-plane hosts survive the loss of one.",
 		Example: "  kubewright join w1 w2 w3\n  kubewright join w4 --label disk=ssd\n  kubewright join cp2 cp3 --control-plane\n  kubewright join -f cluster.yaml",
 		RunE: func(c *cobra.Command, args []string) error {
 			role := spec.WorkerRole

@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/kubewright/kubewright/bootstrap"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/finding"
+	"github.com/kubewright/kubewright/bootstrap/host/sshhost"
+	"github.com/kubewright/kubewright/bootstrap/preflight"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/cmd/kubewright/ui"
 )
@@ -91,6 +95,9 @@ func (a *app) preflight(ctx context.Context, w *work, notice func(string)) error
 	p := bootstrap.Preflight{Targets: w.targets, Cluster: w.Spec, Bundle: w.bundle, Ignore: a.ignore}
 	if w.Verb == verbJoin {
 		p.Cluster, p.Servers = w.live.Spec, w.live.Servers
+		var leave func()
+		p.Neighbours, leave = a.neighbours(ctx, w.live.Neighbours(w.targets))
+		defer leave()
 	}
 	report, err := p.Run(ctx)
 	w.findings = append(finding.Report{}, report...)
@@ -100,6 +107,34 @@ func (a *app) preflight(ctx context.Context, w *work, notice func(string)) error
 		}
 	}
 	return err
+}
+
+// neighbourTime bounds the way to a node that nothing is to be done on: it may be dead.
+const neighbourTime = 5 * time.Second
+
+// neighbours reaches nodes, as far as they can be. What it returns closes the connections.
+func (a *app) neighbours(ctx context.Context, nodes []bootstrap.Member) ([]preflight.Neighbour, func()) {
+	dialing, cancel := context.WithTimeoutCause(ctx, neighbourTime, fmt.Errorf("no answer in %v", neighbourTime))
+	defer cancel()
+	all := make([]preflight.Neighbour, len(nodes))
+	connections := make([]*sshhost.Host, len(nodes))
+	var reached sync.WaitGroup
+	for i, n := range nodes {
+		all[i] = preflight.Neighbour{Name: n.Host, Address: n.Address}
+		reached.Go(func() {
+			if connections[i], all[i].Err = a.dial(dialing, n.Host); all[i].Err == nil {
+				all[i].Host = connections[i]
+			}
+		})
+	}
+	reached.Wait()
+	return all, func() {
+		for _, c := range connections {
+			if c != nil {
+				c.Close() //nolint:errcheck // nothing is left to be written
+			}
+		}
+	}
 }
 
 // ignored are the codes of findings to go on in spite of, as a flag.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -8,7 +9,9 @@ import (
 	"github.com/kubewright/kubewright/bootstrap"
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
+	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
@@ -65,5 +68,46 @@ func TestLeave(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// etcdOf is an etcd that only tells its members.
+type etcdOf struct {
+	etcd.Writer
+	members []etcd.Member
+}
+
+func (e etcdOf) Members(context.Context) ([]etcd.Member, error) { return e.members, nil }
+
+// A member of etcd whose node somebody deleted is found by way of a control-plane host that stays, and leaves as lost.
+func TestLeaveWithoutNode(t *testing.T) {
+	reached := 0
+	connect := connector(func(hosts []spec.Host) ([]bootstrap.Target, error) {
+		if hosts[0].Name != "cp1" {
+			return nil, fault.New(fault.HostUnreachable, "", "%s does not answer", hosts[0].Name)
+		}
+		reached++
+		return []bootstrap.Target{{Wish: hosts[0], Claim: &claim.Claim{ClusterID: "id", Node: "cp1", Role: "control-plane"}}}, nil
+	})
+	live := &bootstrap.Live{Record: cluster.Record{ID: "id"}, Nodes: []bootstrap.Member{{Node: "cp1", Host: "cp1", ControlPlane: true}}}
+	w := &work{live: live, Request: bootstrap.Request{Hosts: []spec.Host{{Name: "cp3"}}}}
+	d := &bootstrap.Departure{Live: live, Etcd: func(host.Reader) etcd.Writer {
+		return etcdOf{members: []etcd.Member{{Name: "cp3", Peers: []string{"https://192.0.2.3:2380"}}}}
+	}}
+	hosts := &found{map[string]bootstrap.Target{}, map[string]error{}}
+	if err := hosts.find(connect, "cp3"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.findNodeless(t.Context(), d, hosts, connect); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.leave(d, hosts, connect, "cp3"); fault.CodeOf(err) != fault.HostUnreachable {
+		t.Errorf("%v", err)
+	}
+	if len(d.Nodes) != 1 || !d.Nodes[0].Lost || !d.Nodes[0].ControlPlane || d.Nodes[0].Address.String() != "192.0.2.3" {
+		t.Errorf("%+v", d.Nodes)
+	}
+	if _, err := keeper(d, hosts, connect); err != nil || reached != 1 {
+		t.Errorf("reached %d times: %v", reached, err)
 	}
 }

@@ -117,7 +117,9 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 	}
 	switch r.Verb {
 	case verbInit, verbApply:
-		err = a.findLive(ctx, w, connect)
+		if err = a.findLive(ctx, w, connect); err == nil {
+			err = bootstrap.RefuseFiles(ctx, w.Spec, w.targets[0], w.targets[1:])
+		}
 	case verbJoin:
 		err = w.findCluster(ctx, access, connect)
 	case verbRestore:
@@ -242,6 +244,9 @@ func (w *work) findCluster(ctx context.Context, access cluster.Access, connect c
 		return nil
 	}
 	if w.via, err = w.reachControlPlane(connect); err != nil {
+		return err
+	}
+	if err := bootstrap.RefuseFiles(ctx, known, *w.via, w.targets); err != nil {
 		return err
 	}
 	return bootstrap.RefuseMembers(ctx, w.via.Host, w.targets)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -239,6 +240,32 @@ func (m *machine) dropLarge(t *testing.T) {
 		&expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4},
 		&expr.Cmp{Op: expr.CmpOpGte, Register: 1, Data: binaryutil.BigEndian.PutUint32(1000)},
 		&expr.Verdict{Kind: expr.VerdictDrop})
+}
+
+// TestBesideAPodNetwork has the tunnel lead to a machine that is a node already: its device has the port.
+func TestBesideAPodNetwork(t *testing.T) {
+	all := pairOf(t)
+	err := all[1].inside(func() error {
+		below, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		pods := &netlink.Vxlan{LinkAttrs: netlink.LinkAttrs{Name: "flannel.1"}, VxlanId: 1, VtepDevIndex: below.Attrs().Index,
+			SrcAddr: all[1].addr.AsSlice(), Port: testUDP}
+		return errors.Join(netlink.LinkAdd(pods), netlink.LinkSetUp(pods))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, m := range all {
+		m.ask(t, probe.Order{Tunnel: &probe.Tunnel{Host: i, Addr: m.addr, VNI: 77, Port: testUDP, Peers: []probe.Outer{{Host: 1 - i, Addr: all[1-i].addr}}}})
+	}
+	for i, m := range all {
+		got := m.ask(t, probe.Order{Carry: &probe.Carry{To: []int{1 - i}, Timeout: 500 * time.Millisecond}}).Carried[0]
+		if want := (probe.Carried{Host: 1 - i, Frames: true, TCP: true}); got != want {
+			t.Errorf("from %d: %+v", i, got)
+		}
+	}
 }
 
 func TestBlocked(t *testing.T) {

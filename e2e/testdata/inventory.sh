@@ -1,6 +1,6 @@
 # Prints what stands on a host, so that two runs can be compared: files with mode
-# and owner, units, mounts, interfaces, routes, packet filter rules, processes,
-# kernel settings. Left out is what a running host changes by itself.
+# and owner, units, mounts, interfaces, routes, packet filter rules, control groups of
+# pods, processes, kernel settings. Left out is what a running host changes by itself.
 set -u
 ours='^/run/(systemd|log|user|sshd|utmp|dbus|initctl|motd)|^/var/log/(journal|wtmp|btmp|lastlog)|^/var/lib/systemd|^/root/[.]'
 echo == files
@@ -19,6 +19,8 @@ ip -o link | awk '{print $2}' | sort
 ip route
 ip rule
 nft list ruleset
+echo == groups of pods
+find /sys/fs/cgroup -name 'kubepods*' | sort
 echo == processes
 cat /proc/[0-9]*/comm 2>/dev/null | grep -v -E '^(bash|sh|cat|grep|sort|find|awk|ip|nft|systemctl|sshd|sftp-server|[(]sd-pam[)]|systemd|systemd-.*|agetty)$' | sort -u
 echo == settings

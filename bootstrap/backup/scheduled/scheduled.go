@@ -27,6 +27,7 @@ type Inputs struct {
 	Keep       int
 	Recipients []string
 	Dir        string
+	After      []string // units of what is backed up: one that was missed while the host was off is made as it boots
 }
 
 // Schedule has the timer there, or gone. The backups themselves are the admin's: what
@@ -39,6 +40,7 @@ func Schedule(in Inputs) systemd.Schedule {
 	return systemd.Schedule{Timer: systemd.Timer{Calendar: in.Calendar, Service: systemd.Service{
 		Name:        Unit,
 		Description: "kubewright backup: one encrypted file of the cluster",
+		After:       in.After,
 		Type:        "oneshot",
 		Exec:        exec,
 		OnDemand:    true,

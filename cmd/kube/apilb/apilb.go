@@ -18,20 +18,15 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/inetaf/tcpproxy"
 	"golang.org/x/sync/errgroup"
-	"k8s.io/klog/v2"
 
-	"github.com/kubewright/kubewright/bootstrap/version"
+	"github.com/kubewright/kubewright/cmd/kube/component"
 )
 
 // options are the command line.
@@ -42,65 +37,26 @@ type options struct {
 	ca         string
 	kubeconfig string
 	prefer     netip.AddrPort // not valid: none
-	version    bool
 }
 
-func parse(args []string, usage io.Writer) (options, error) {
-	var o options
-	flags := flag.NewFlagSet("apilb", flag.ContinueOnError)
-	flags.SetOutput(usage)
+func (o *options) Declare(flags *flag.FlagSet) {
 	flags.TextVar(&o.listen, "listen", netip.MustParseAddrPort("127.0.0.1:6444"), "address that stands for the API servers; they must have it in their certificates")
 	flags.TextVar(&o.status, "status", netip.MustParseAddrPort("127.0.0.1:6445"), "address that serves /, /healthz and /metrics")
 	flags.StringVar(&o.servers, "servers", "/var/lib/apilb/servers.json", "file with the addresses of the API servers, kept up to date")
 	flags.StringVar(&o.ca, "ca", "/etc/kubernetes/pki/ca.crt", "certificate of the authority that signed theirs")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "/etc/kubernetes/kubelet.conf", "the node's credentials, used as soon as they are there")
 	flags.TextVar(&o.prefer, "prefer", netip.AddrPort{}, "the API server on this host, used before all others while it is ready")
-	flags.BoolVar(&o.version, "version", false, "print the version and exit")
-	if err := flags.Parse(args); err != nil || o.version {
-		return o, err
-	}
-	if flags.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
-	return o, nil
 }
 
-// Main runs apilb until it is told to stop, and exits: 0 after a signal, 1 on
-// failure, 2 on a wrong command line.
-func Main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(command(ctx, os.Args[1:], os.Stdout, os.Stderr))
+// Check has nothing to say: every default is good, and every value is parsed.
+func (o *options) Check() error { return nil }
+
+// Component is apilb as a program.
+func Component() component.Component {
+	return component.Component{Name: "apilb", Options: &options{}}
 }
 
-func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o, err := parse(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintf(stderr, "apilb: %v\n", err)
-		return 2
-	case o.version:
-		fmt.Fprintf(stdout, "apilb %s\n", version.Kubewright)
-		return 0
-	}
-	if err := run(ctx, o, logTo(stderr)); err != nil {
-		fmt.Fprintf(stderr, "apilb: %v\n", err)
-		return 1
-	}
-	return 0
-}
-
-// logTo returns the log. The libraries' goes nowhere: what they retry in an outage
-// is told once, as a change of state.
-func logTo(w io.Writer) *slog.Logger {
-	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
-	return slog.New(slog.NewTextHandler(w, nil))
-}
-
-// run balances until ctx ends (nil) or it can no longer.
-func run(ctx context.Context, o options, log *slog.Logger) error {
+func (o *options) Run(ctx context.Context, log *slog.Logger) error {
 	known, err := load(o.servers)
 	if err != nil {
 		return err
@@ -127,7 +83,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	server := b.statusServer()
 	work.Go(func() error { return fmt.Errorf("serve the status on %s: %w", o.status, server.Serve(status)) })
 	work.Go(func() error {
-		learn(ctx, o, &lesson{file: o.servers, saved: known, balancer: b, log: log})
+		learn(ctx, *o, &lesson{file: o.servers, saved: known, balancer: b, log: log})
 		return nil
 	})
 

@@ -21,45 +21,32 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/kubewright/kubewright/bootstrap/version"
+	"github.com/kubewright/kubewright/cmd/kube/component"
 )
 
-func TestParse(t *testing.T) {
-	o, err := parse([]string{"--prefer=192.0.2.1:6443"}, io.Discard)
+func TestCommandLine(t *testing.T) {
+	var o options
+	frame := component.Component{Name: "apilb", Options: &o}
 	want := options{
 		listen: netip.MustParseAddrPort("127.0.0.1:6444"), status: netip.MustParseAddrPort("127.0.0.1:6445"), servers: "/var/lib/apilb/servers.json",
 		ca: "/etc/kubernetes/pki/ca.crt", kubeconfig: "/etc/kubernetes/kubelet.conf", prefer: netip.MustParseAddrPort("192.0.2.1:6443"),
 	}
-	if err != nil || o != want {
+	if err := frame.Parse([]string{"--prefer=192.0.2.1:6443"}); err != nil || o != want {
 		t.Errorf("%+v, %v", o, err)
 	}
 	for _, test := range []struct{ wrong, says string }{
 		{"--listen=6444", "listen"},
 		{"--prefer=localhost:6443", "prefer"},
-		{"more", `"more"`},
 	} {
-		if _, err := parse([]string{test.wrong}, io.Discard); err == nil || !strings.Contains(err.Error(), test.says) {
+		if err := frame.Parse([]string{test.wrong}); err == nil || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: error %v does not name %s", test.wrong, err, test.says)
 		}
 	}
-}
-
-func TestCommand(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "servers.json")
-	for _, test := range []struct {
-		args   []string
-		status int
-		says   string
-	}{
-		{[]string{"--version"}, 0, "apilb " + version.Kubewright},
-		{[]string{"--help"}, 0, "-prefer"},
-		{[]string{"--nothing"}, 2, "nothing"},
-		{[]string{"--servers=" + missing}, 1, "read the servers: open " + missing},
-	} {
-		var out bytes.Buffer
-		if status := command(t.Context(), test.args, &out, &out); status != test.status || !strings.Contains(out.String(), test.says) {
-			t.Errorf("%v: status %d, %s", test.args, status, &out)
-		}
+	var out bytes.Buffer
+	if status := Component().Command(t.Context(), []string{"--servers=" + missing}, &out, &out); status != 1 ||
+		!strings.Contains(out.String(), "read the servers: open "+missing) {
+		t.Errorf("without a list of servers: status %d, %s", status, &out)
 	}
 }
 
@@ -98,7 +85,7 @@ type node struct {
 
 func newNode(t *testing.T, c *cluster, prefer *apiServer) *node {
 	t.Helper()
-	logTo(io.Discard) // the libraries' log, for the whole process
+	component.Log(io.Discard) // the libraries' log, for the whole process
 	authority := x509.NewCertPool()
 	authority.AddCert(c.ca)
 	n := &node{T: t, options: options{
@@ -124,7 +111,7 @@ func freePort(t *testing.T) netip.AddrPort {
 func (n *node) start() (stop func() error) {
 	ctx, cancel := context.WithCancel(n.Context())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, n.options, slog.New(slog.NewTextHandler(&n.log, nil))) }()
+	go func() { done <- n.options.Run(ctx, slog.New(slog.NewTextHandler(&n.log, nil))) }()
 	n.await("listens", func() bool { _, err := n.get("http://" + n.status.String() + "/"); return err == nil })
 	return func() error { cancel(); return <-done }
 }
@@ -273,7 +260,7 @@ func TestPortTaken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := run(t.Context(), n.options, slog.New(slog.NewTextHandler(&n.log, nil))); err == nil || !strings.Contains(err.Error(), port.String()) {
+		if err := n.options.Run(t.Context(), slog.New(slog.NewTextHandler(&n.log, nil))); err == nil || !strings.Contains(err.Error(), port.String()) {
 			t.Errorf("%v: %v", port, err)
 		}
 		_ = other.Close()

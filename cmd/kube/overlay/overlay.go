@@ -29,9 +29,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 
 	"github.com/flannel-io/flannel/pkg/backend"
 	"github.com/flannel-io/flannel/pkg/backend/hostgw"
@@ -43,7 +41,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"github.com/kubewright/kubewright/bootstrap/version"
+	"github.com/kubewright/kubewright/cmd/kube/component"
 )
 
 // The backends, by flannel's names.
@@ -62,13 +60,9 @@ type options struct {
 	server     string // "": from the environment of the pod
 	kubeconfig string // "": the pod's service account
 	health     string
-	version    bool
 }
 
-func parse(args []string, usage io.Writer) (options, error) {
-	var o options
-	flags := flag.NewFlagSet("overlay", flag.ContinueOnError)
-	flags.SetOutput(usage)
+func (o *options) Declare(flags *flag.FlagSet) {
 	flags.StringVar(&o.nodeName, "node-name", "", "name of this Node")
 	flags.TextVar(&o.nodeIP, "node-ip", netip.Addr{}, "IPv4 address of this node; the interface that has it carries pod traffic")
 	flags.TextVar(&o.podCIDR, "pod-cidr", netip.Prefix{}, "IPv4 range of all pods of the cluster")
@@ -77,14 +71,10 @@ func parse(args []string, usage io.Writer) (options, error) {
 	flags.StringVar(&o.server, "server", "", "URL of the API server, which need not wait for its ClusterIP (default: KUBERNETES_SERVICE_HOST and _PORT)")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "credentials in place of the pod's service account, for use outside a pod")
 	flags.StringVar(&o.health, "health", "127.0.0.1:10261", "address that serves /healthz")
-	flags.BoolVar(&o.version, "version", false, "print the version and exit")
-	if err := flags.Parse(args); err != nil || o.version {
-		return o, err
-	}
+}
+
+func (o *options) Check() error {
 	var wrong []error
-	if flags.NArg() > 0 {
-		wrong = append(wrong, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
-	}
 	if o.nodeName == "" {
 		wrong = append(wrong, errors.New("--node-name is missing"))
 	}
@@ -97,55 +87,26 @@ func parse(args []string, usage io.Writer) (options, error) {
 	if o.backend != backendVXLAN && o.backend != backendHostGW {
 		wrong = append(wrong, fmt.Errorf("--backend %q is neither %s nor %s", o.backend, backendVXLAN, backendHostGW))
 	}
-	return o, errors.Join(wrong...)
+	return errors.Join(wrong...)
 }
 
-// Main runs overlay until it is told to stop, and exits: 0 after a signal, 1 on
-// failure, 2 on a wrong command line.
-func Main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(command(ctx, os.Args[1:], os.Stdout, os.Stderr))
+// Component is overlay as a program.
+func Component() component.Component {
+	return component.Component{Name: "overlay", BuiltOn: "flannel", Options: &options{}}
 }
 
-func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o, err := parse(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintf(stderr, "overlay: %v\n", err)
-		return 2
-	case o.version:
-		err = printVersion(stdout)
-	default:
-		log := logTo(stderr)
-		var client kubernetes.Interface
-		if client, err = connect(o); err == nil {
-			err = run(ctx, o, client, log)
-		}
-	}
-	if err != nil {
-		fmt.Fprintf(stderr, "overlay: %v\n", err)
-		return 1
-	}
-	return 0
-}
-
-// logTo returns the log, and has the libraries log there too: trouble only, as
-// flannel tells every step.
-func logTo(w io.Writer) *slog.Logger {
-	klog.SetSlogLogger(slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	return slog.New(slog.NewTextHandler(w, nil))
-}
-
-func printVersion(w io.Writer) error {
-	of, err := version.Components()
+func (o *options) Run(ctx context.Context, log *slog.Logger) error {
+	logLibraries(os.Stderr)
+	client, err := connect(*o)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "overlay %s (flannel %s)\n", version.Kubewright, of.Of("flannel"))
-	return err
+	return run(ctx, *o, client, log)
+}
+
+// logLibraries has the libraries log trouble only, as flannel tells every step.
+func logLibraries(w io.Writer) {
+	klog.SetSlogLogger(slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn})))
 }
 
 const (

@@ -22,12 +22,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"github.com/kubewright/kubewright/bootstrap/version"
+	"github.com/kubewright/kubewright/cmd/kube/component"
 )
 
-func TestParse(t *testing.T) {
+func TestCommandLine(t *testing.T) {
+	var o options
+	frame := component.Component{Name: "overlay", Options: &o}
 	good := []string{"--node-name=a", "--node-ip=192.0.2.1", "--pod-cidr=10.244.0.0/16"}
-	if o, err := parse(good, io.Discard); err != nil || o.backend != backendVXLAN || o.health != "127.0.0.1:10261" {
+	if err := frame.Parse(good); err != nil || o.backend != backendVXLAN || o.health != "127.0.0.1:10261" {
 		t.Errorf("%+v, %v", o, err)
 	}
 	for _, test := range []struct{ wrong, says string }{
@@ -35,28 +37,14 @@ func TestParse(t *testing.T) {
 		{"--node-ip=2001:db8::1", "--node-ip"},
 		{"--pod-cidr=10.244.0.1/16", "--pod-cidr"},
 		{"--backend=ipip", "--backend"},
-		{"more", `"more"`},
-		{"--nothing", "nothing"},
 	} {
-		if _, err := parse(append(good, test.wrong), io.Discard); err == nil || !strings.Contains(err.Error(), test.says) {
+		if err := frame.Parse(append(good, test.wrong)); err == nil || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: error %v does not name %s", test.wrong, err, test.says)
 		}
 	}
-}
-
-func TestCommand(t *testing.T) {
-	var out, errs bytes.Buffer
-	if status := command(t.Context(), []string{"--version"}, &out, &errs); status != 0 {
-		t.Fatalf("--version: status %d, %s", status, &errs)
-	}
-	if got := out.String(); !strings.Contains(got, version.Kubewright) || !strings.Contains(got, "flannel v") {
-		t.Errorf("--version prints %q", got)
-	}
-	if status := command(t.Context(), nil, &out, &errs); status != 2 {
-		t.Errorf("no arguments: status %d", status)
-	}
-	if status := command(t.Context(), []string{"--help"}, &out, &errs); status != 0 {
-		t.Errorf("--help: status %d", status)
+	var out bytes.Buffer
+	if status := Component().Command(t.Context(), []string{"--version"}, &out, &out); status != 0 || !strings.Contains(out.String(), "(flannel v") {
+		t.Errorf("--version: status %d, %s", status, &out)
 	}
 }
 
@@ -122,7 +110,9 @@ func (b *bench) setNode(name, pods, address string) {
 func (b *bench) start() (stop func() error, ended <-chan error) {
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, b.options, b.client, logTo(b.log)) }()
+	log := component.Log(b.log)
+	logLibraries(b.log)
+	go func() { done <- run(ctx, b.options, b.client, log) }()
 	return func() error { cancel(); return <-done }, done
 }
 

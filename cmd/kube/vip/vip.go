@@ -5,6 +5,9 @@
 //
 // The address is given to the interface with a lifetime, which is what is left of the
 // Lease: if this program is killed or stopped, the kernel takes it away.
+//
+// Who is elected asks the network first: the address is not taken from a machine that has it, which may be
+// a host of another cluster, and is named in the log.
 package vip
 
 import (
@@ -12,13 +15,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
-	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -28,9 +27,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
-	"k8s.io/klog/v2"
 
-	"github.com/kubewright/kubewright/bootstrap/version"
+	"github.com/kubewright/kubewright/cmd/kube/component"
 )
 
 // Lease in kube-system names the host that holds the address.
@@ -54,26 +52,18 @@ type options struct {
 	node       string
 	server     string
 	kubeconfig string
-	version    bool
 }
 
-func parse(args []string, usage io.Writer) (options, error) {
-	var o options
-	flags := flag.NewFlagSet("vip", flag.ContinueOnError)
-	flags.SetOutput(usage)
+func (o *options) Declare(flags *flag.FlagSet) {
 	flags.TextVar(&o.address, "address", netip.Addr{}, "the virtual IP, IPv4")
 	flags.StringVar(&o.device, "interface", "", "interface that gets it; the one with the node's address")
 	flags.StringVar(&o.node, "node", "", "name of this Node, which the Lease shows as its holder")
 	flags.StringVar(&o.server, "server", "", "URL of the API server on this host, and no other's: who cannot reach it must not hold the address")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "credentials that may change the Lease")
-	flags.BoolVar(&o.version, "version", false, "print the version and exit")
-	if err := flags.Parse(args); err != nil || o.version {
-		return o, err
-	}
+}
+
+func (o *options) Check() error {
 	var wrong []error
-	if flags.NArg() > 0 {
-		wrong = append(wrong, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
-	}
 	if !o.address.Is4() {
 		wrong = append(wrong, fmt.Errorf("--address %v is not an IPv4 address", o.address))
 	}
@@ -84,45 +74,20 @@ func parse(args []string, usage io.Writer) (options, error) {
 			wrong = append(wrong, fmt.Errorf("--%s is missing", f.name))
 		}
 	}
-	return o, errors.Join(wrong...)
+	return errors.Join(wrong...)
 }
 
-// Main runs vip until it is told to stop, and exits: 0 after a signal, 1 on failure,
-// 2 on a wrong command line.
-func Main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	os.Exit(command(ctx, os.Args[1:], os.Stdout, os.Stderr))
+// Component is vip as a program.
+func Component() component.Component {
+	return component.Component{Name: "vip", Options: &options{}}
 }
 
-func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	o, err := parse(args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintf(stderr, "vip: %v\n", err)
-		return 2
-	case o.version:
-		fmt.Fprintf(stdout, "vip %s\n", version.Kubewright)
-		return 0
-	}
-	log := logTo(stderr)
-	client, err := connect(o)
-	if err == nil {
-		err = run(ctx, o, client, arp.Dial, log)
-	}
+func (o *options) Run(ctx context.Context, log *slog.Logger) error {
+	client, err := connect(*o)
 	if err != nil {
-		fmt.Fprintf(stderr, "vip: %v\n", err)
-		return 1
+		return err
 	}
-	return 0
-}
-
-// logTo returns the log. The election's own goes nowhere: it tells every try.
-func logTo(w io.Writer) *slog.Logger {
-	klog.SetSlogLogger(slog.New(slog.DiscardHandler))
-	return slog.New(slog.NewTextHandler(w, nil))
+	return run(ctx, *o, client, arp.Dial, log)
 }
 
 func connect(o options) (kubernetes.Interface, error) {

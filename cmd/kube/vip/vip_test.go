@@ -22,12 +22,12 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 	k8stesting "k8s.io/client-go/testing"
 
-	"github.com/kubewright/kubewright/bootstrap/version"
+	"github.com/kubewright/kubewright/cmd/kube/component"
 )
 
-func TestParse(t *testing.T) {
+func TestCommandLine(t *testing.T) {
 	good := []string{"--address=192.0.2.9", "--interface=eth0", "--node=a", "--server=https://192.0.2.1:6443", "--kubeconfig=/etc/kubernetes/scheduler.conf"}
-	if _, err := parse(good, io.Discard); err != nil {
+	if err := Component().Parse(good); err != nil {
 		t.Error(err)
 	}
 	for _, test := range []struct{ wrong, says string }{
@@ -36,30 +36,15 @@ func TestParse(t *testing.T) {
 		{"--node=", "--node"},
 		{"--server=", "--server"},
 		{"--kubeconfig=", "--kubeconfig"},
-		{"more", `"more"`},
 	} {
-		if _, err := parse(append(good, test.wrong), io.Discard); err == nil || !strings.Contains(err.Error(), test.says) {
+		if err := Component().Parse(append(good, test.wrong)); err == nil || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: error %v does not name %s", test.wrong, err, test.says)
 		}
 	}
-}
-
-func TestCommand(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "scheduler.conf")
-	for _, test := range []struct {
-		args   []string
-		status int
-		says   string
-	}{
-		{[]string{"--version"}, 0, "vip " + version.Kubewright},
-		{[]string{"--help"}, 0, "-interface"},
-		{nil, 2, "--node is missing"},
-		{[]string{"--address=192.0.2.9", "--interface=eth0", "--node=a", "--server=https://192.0.2.1:6443", "--kubeconfig=" + missing}, 1, missing},
-	} {
-		var out bytes.Buffer
-		if status := command(t.Context(), test.args, &out, &out); status != test.status || !strings.Contains(out.String(), test.says) {
-			t.Errorf("%v: status %d, %s", test.args, status, &out)
-		}
+	var out bytes.Buffer
+	if status := Component().Command(t.Context(), append(good, "--kubeconfig="+missing), &out, &out); status != 1 || !strings.Contains(out.String(), missing) {
+		t.Errorf("without credentials: status %d, %s", status, &out)
 	}
 }
 
@@ -136,7 +121,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	b := &bench{T: t, cluster: cluster{cutOff: map[string]bool{}}, address: netip.MustParseAddr("192.0.2.9")}
-	logTo(io.Discard) // the libraries' log, for the whole process
+	component.Log(io.Discard) // the libraries' log, for the whole process
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "a"
 	b.must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "b"}))
