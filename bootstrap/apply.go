@@ -160,7 +160,7 @@ func internalAddress(n corev1.Node) netip.Addr {
 	return netip.Addr{}
 }
 
-func hostOf(n corev1.Node) string { return n.Annotations[hostAnnotation] }
+func hostOf(n corev1.Node) string { return n.Annotations[cluster.HostAnnotation] }
 
 // Member is the node that is meant by the name of its host, or by its own.
 func (l *Live) Member(name string) (Member, bool) {

@@ -8,7 +8,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/systemd"
 )
 
-// TestMissedBackup: the timer makes up for a backup as soon as a host boots, which fails before etcd and the API are there.
+// TestMissedBackup: the timer makes up for a backup as soon as a host boots, when etcd and the API server need not be there yet.
 func TestMissedBackup(t *testing.T) {
 	c := &shared{Cluster: &spec.Cluster{Backup: spec.Backup{Schedule: "daily", Keep: 1, Recipients: []string{"age1x"}, Dir: "/b"}}}
 	timer := c.backupStep().Do.(systemd.Schedule).Timer

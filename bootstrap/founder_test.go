@@ -69,6 +69,10 @@ func TestRefuseSecond(t *testing.T) {
 			Facts: host.Facts{Interfaces: []host.Interface{{Name: "eth0", Addrs: []netip.Prefix{own}}}}}
 	}
 	controlPlane := func(n int, knows ...int) Target { return target(n, spec.ControlPlaneRole, knows...) }
+	told := func(t Target, state string) Target {
+		t.Host.(*hosttest.Sim).Put("/etc/kubernetes/etcd.env", "ETCD_INITIAL_CLUSTER=x\nETCD_INITIAL_CLUSTER_STATE="+state+"\n", 0o644)
+		return t
+	}
 	whole := func(t Target) Target { t.EtcdData = true; return t }
 	bare := func(t Target) Target { t.Claim = nil; return t }
 	for name, c := range map[string]struct {
@@ -77,8 +81,11 @@ func TestRefuseSecond(t *testing.T) {
 	}{
 		"new hosts":                         {[]Target{bare(controlPlane(1)), bare(controlPlane(2))}, ""},
 		"an init that was broken off early": {[]Target{controlPlane(1)}, ""},
-		"the only one, which lost its data": {[]Target{controlPlane(1, 1)}, ""},
-		"all of them, which lost theirs":    {[]Target{controlPlane(1, 1, 2), controlPlane(2, 1, 2)}, ""},
+		"one that was broken off later":     {[]Target{told(controlPlane(1), "new"), controlPlane(2)}, ""},
+		"the only one, which lost its data": {[]Target{told(controlPlane(1, 1), "existing")}, "kubewright reset h1"},
+		"all of them, which lost theirs":    {[]Target{controlPlane(1, 1, 2), told(controlPlane(2, 1, 2), "existing")}, "kubewright reset h2"},
+		"one whose join was broken off":     {[]Target{told(controlPlane(2), "existing")}, "kubewright reset h2"},
+		"and whom it joins":                 {[]Target{whole(controlPlane(1)), told(controlPlane(2), "existing")}, ""},
 		"one of several":                    {[]Target{controlPlane(1, 1, 2, 3)}, "kubewright remove h1, then kubewright join h1 --control-plane"},
 		"one of several with its data":      {[]Target{whole(controlPlane(1, 1, 2, 3))}, ""},
 		"one of several, and another":       {[]Target{whole(controlPlane(2, 1, 2, 3)), controlPlane(1, 1, 2, 3)}, ""},

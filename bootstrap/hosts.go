@@ -30,7 +30,7 @@ func hostNames(ctx context.Context, client cluster.Reader, which metav1.ListOpti
 	}
 	var names []string
 	for _, n := range nodes.Items {
-		if name := n.Annotations[hostAnnotation]; name != "" {
+		if name := n.Annotations[cluster.HostAnnotation]; name != "" {
 			names = append(names, name)
 		}
 	}

@@ -69,37 +69,48 @@ func FounderFirst(targets []Target) []Target {
 	return ordered
 }
 
-// RefuseSecond refuses to found a cluster on hosts of one that goes on elsewhere: none of them has etcd's
-// data, and one knows API servers that are on no target. An empty cluster would have the certificates of that
-// one, and nodes would be led to both.
+// RefuseSecond refuses to found a cluster a second time: none of the hosts has etcd's data, and one had them, was to
+// get them, or knows API servers that are on no target. Nodes would be led to an empty cluster that has the certificates
+// of theirs, and end their pods.
 func RefuseSecond(ctx context.Context, targets []Target) error {
 	if slices.ContainsFunc(targets, func(t Target) bool { return t.EtcdData }) {
 		return nil
-	}
-	elsewhere := func(s netip.AddrPort) bool {
-		return !slices.ContainsFunc(targets, func(t Target) bool { return t.interfaceOf(s.Addr()) != "" })
 	}
 	for _, t := range targets {
 		if t.Claim == nil {
 			continue
 		}
-		servers, err := apilb.Remembered(ctx, t.Host)
-		if err != nil {
-			return fault.At(t.Wish.Name, "gather-facts", err)
+		if err := refuseSecond(ctx, t, targets); err != nil {
+			return fault.At(t.Wish.Name, "etcd/configure", err)
 		}
-		i := slices.IndexFunc(servers, elsewhere)
-		if i < 0 {
-			continue
-		}
-		name, remedy := t.Wish.Name, "put it back first: kubewright reset %[1]s"
+	}
+	return nil
+}
+
+func refuseSecond(ctx context.Context, t Target, targets []Target) error {
+	elsewhere := func(s netip.AddrPort) bool {
+		return !slices.ContainsFunc(targets, func(t Target) bool { return t.interfaceOf(s.Addr()) != "" })
+	}
+	servers, err := apilb.Remembered(ctx, t.Host)
+	if err != nil {
+		return err
+	}
+	if i := slices.IndexFunc(servers, elsewhere); i >= 0 {
+		remedy := "put it back first: kubewright reset %[1]s"
 		if controls(t) {
 			remedy = "take it out, and let it in anew: kubewright remove %[1]s, then kubewright join %[1]s --control-plane; if that cluster is lost for good: kubewright reset %[1]s"
 		}
-		return fault.At(name, "etcd/configure", fault.New(fault.HostTaken, fmt.Sprintf(remedy, name),
+		return fault.New(fault.HostTaken, fmt.Sprintf(remedy, t.Wish.Name),
 			"cluster %s, which it is a node of, has an API server at %s, and none of the hosts named has its data: it would be founded a second time",
-			t.Claim.Cluster, servers[i]))
+			t.Claim.Cluster, servers[i])
 	}
-	return nil
+	joined, err := etcd.Joined(ctx, t.Host)
+	if err != nil || !joined {
+		return err
+	}
+	return fault.New(fault.HostTaken, fmt.Sprintf("look whether the file system of %s is mounted; if the data are lost: kubewright reset %s, and make the cluster again from a backup (kubewright restore), or anew",
+		etcd.DataDir, t.Wish.Name),
+		"it is of the control plane of cluster %s, and neither it nor another host named has etcd's data: the cluster would be founded a second time, and empty", t.Claim.Cluster)
 }
 
 // PlanInit lists the steps that make the first control-plane node, and that join

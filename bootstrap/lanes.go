@@ -205,8 +205,6 @@ func nodeSteps(c *shared, nodes []Node) []clusterStep {
 const (
 	roleLabel       = "node-role.kubernetes.io/"
 	controlPlaneKey = roleLabel + "control-plane"
-	// hostAnnotation remembers by which name SSH reaches a node's host.
-	hostAnnotation = "kubewright.dev/host"
 )
 
 func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
@@ -215,7 +213,7 @@ func (c *shared) nodeMeta(n Node) cluster.NodeMeta {
 		labels = map[string]string{}
 	}
 	labels[roleLabel+string(n.Wish.Role)] = ""
-	m := cluster.NodeMeta{Node: n.Name, Labels: labels, Annotations: map[string]string{hostAnnotation: n.Wish.Name}}
+	m := cluster.NodeMeta{Node: n.Name, Labels: labels, Annotations: map[string]string{cluster.HostAnnotation: n.Wish.Name}}
 	for _, t := range c.taints(n) {
 		m.Taints = append(m.Taints, corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)})
 	}

@@ -38,7 +38,7 @@ type Status struct {
 type NodeStatus struct {
 	Node       string            `json:"node"`
 	Host       string            `json:"host,omitempty"` // as the admin wrote it
-	Role       string            `json:"role"`
+	Role       string            `json:"role"`           // control-plane, worker, or joining
 	Address    string            `json:"address"`
 	Ready      bool              `json:"ready"`
 	Why        string            `json:"why,omitempty"` // it is not ready
@@ -175,12 +175,16 @@ func (s *Status) nodes(ctx context.Context, kube kubernetes.Interface) error {
 	}
 	for _, n := range list.Items {
 		ns := NodeStatus{
-			Node: n.Name, Host: n.Annotations[hostAnnotation], Role: "worker",
+			Node: n.Name, Host: n.Annotations[cluster.HostAnnotation], Role: "worker",
 			Kubelet: n.Status.NodeInfo.KubeletVersion, Runtime: n.Status.NodeInfo.ContainerRuntimeVersion,
 			OS: n.Status.NodeInfo.OSImage, Kernel: n.Status.NodeInfo.KernelVersion,
 		}
-		if _, ok := n.Labels[controlPlaneKey]; ok {
+		switch _, ok := n.Labels[controlPlaneKey]; {
+		case ok:
 			ns.Role = controlPlaneRole
+		case ns.Host == "":
+			ns.Role = "joining"
+			s.Trouble = append(s.Trouble, fmt.Sprintf("node %s: its init or join has not come to its end; if none goes on, run the same command again", n.Name))
 		}
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP {

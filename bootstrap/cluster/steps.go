@@ -192,6 +192,10 @@ func (a Objects) Apply(ctx context.Context, w Writer) error {
 	return calls.Wait()
 }
 
+// HostAnnotation of a node remembers by which name SSH reaches its host. Without it, the run that was
+// to make it a node has not come to its end.
+const HostAnnotation = "kubewright.dev/host"
+
 // NodeMeta gives a node labels, annotations and taints, and takes away the taints in Without.
 // and the labels in WithoutLabels. Other labels and taints of the node stay as they are. A node
 // that a Drain of ours has cordoned takes pods again.

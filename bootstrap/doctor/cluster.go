@@ -84,7 +84,14 @@ func clusterChecks() []clusterCheck {
 }
 
 func checkNodes(_ context.Context, e *examination) (finding.Report, error) {
-	return diagnose.Nodes(e.nodes), nil
+	report := diagnose.Nodes(e.nodes)
+	for _, n := range e.nodes {
+		if n.Annotations[cluster.HostAnnotation] == "" {
+			report = append(report, finding.Finding{Code: finding.NodeUnfinished, Severity: finding.Warning, Object: n.Name,
+				Message: fmt.Sprintf("node %s: the init or join that is to make it a node has not come to its end", n.Name)})
+		}
+	}
+	return report, nil
 }
 
 // maxSkew is how many minor versions a kubelet may be behind the API server.

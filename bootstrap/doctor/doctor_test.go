@@ -125,7 +125,7 @@ func api(t *testing.T, change func(map[string]any)) cluster.Reader {
 		"/version": version.Info{Major: "1", Minor: "37", GitVersion: "v1.37.2"},
 		"/api/v1/namespaces/kube-system/configmaps/kubewright": corev1.ConfigMap{
 			Data: map[string]string{"name": "c", "id": "id", "bundle": bundleName, "cluster.yaml": string(text)}},
-		"/api/v1/nodes": corev1.NodeList{Items: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "w1"},
+		"/api/v1/nodes": corev1.NodeList{Items: []corev1.Node{{ObjectMeta: metav1.ObjectMeta{Name: "w1", Annotations: map[string]string{cluster.HostAnnotation: "w1"}},
 			Status: corev1.NodeStatus{Conditions: ready, NodeInfo: corev1.NodeSystemInfo{KubeletVersion: "v1.36.3"}}}}},
 		"/api/v1/pods":                        corev1.PodList{},
 		"/api/v1/namespaces/kube-system/pods": corev1.PodList{},
@@ -243,7 +243,7 @@ func TestClusterInTrouble(t *testing.T) {
 			Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Reason: "Unschedulable"}}}}}}
 	})
 	want := []string{"error addon-not-available coredns", "error node-not-ready w1", "error overlay-not-running overlay",
-		"error pod-unschedulable kube-system/coredns-1", "error version-skew w1"}
+		"error pod-unschedulable kube-system/coredns-1", "error version-skew w1", "warning node-unfinished w1"}
 	if diff := cmp.Diff(want, shown(examine(t, client))); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}

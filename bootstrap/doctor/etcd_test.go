@@ -8,6 +8,15 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/finding"
 )
 
+func TestEvenMembers(t *testing.T) {
+	for voters, want := range map[int]string{1: "", 2: "needs 2: it survives the loss of 0, as 1 do", 3: "", 4: "needs 3: it survives the loss of 1, as 3 do"} {
+		report := checkTally(etcd.Tally{Voters: voters})
+		if want == "" != (len(report) == 0) || len(report) > 0 && !strings.Contains(report[0].Message, want) {
+			t.Errorf("%d: %v", voters, report)
+		}
+	}
+}
+
 func TestMembersInTrouble(t *testing.T) {
 	const quota = 100 << 20
 	for name, c := range map[string]struct {

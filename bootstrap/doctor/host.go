@@ -174,7 +174,8 @@ func checkEtcd(ctx context.Context, e *examination, p patient) (finding.Report, 
 	members, err := client.Members(ctx)
 	switch {
 	case errors.Is(err, etcd.ErrNoQuorum):
-		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no quorum: " + redact.Text(err.Error())}}, nil
+		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no quorum: " + redact.Text(err.Error()),
+			Remedy: "start etcd on the control-plane hosts that lack it: systemctl start etcd; if more than half of them are gone for ever: kubewright recover --from HOST"}}, nil
 	case errors.Is(err, etcd.ErrUnreachable):
 		return finding.Report{{Code: finding.EtcdUnreachable, Severity: finding.Error,
 			Message: "etcd does not answer: " + redact.Text(err.Error())}}, nil
@@ -184,11 +185,21 @@ func checkEtcd(ctx context.Context, e *examination, p patient) (finding.Report, 
 	if !e.tellsMembers() {
 		return nil, nil
 	}
-	var report finding.Report
+	report := checkTally(etcd.Membership(members).Tally())
 	for _, m := range members {
 		report = append(report, checkMember(m)...)
 	}
 	return report, nil
+}
+
+// checkTally notes that the last member makes the cluster no safer.
+func checkTally(t etcd.Tally) finding.Report {
+	if t.Voters == 0 || t.Voters%2 == 1 {
+		return nil
+	}
+	return finding.Report{{Code: finding.ControlPlanesEven, Severity: finding.Note, Object: strconv.Itoa(t.Voters),
+		Message: fmt.Sprintf("etcd has %d members with a vote, and needs %d: it survives the loss of %d, as %d do", t.Voters, t.Quorum(), t.Voters-t.Quorum(), t.Voters-1),
+		Remedy:  "make it an odd number: kubewright join --control-plane HOST"}}
 }
 
 // checkMember says what is wrong with a member of etcd.

@@ -3,7 +3,9 @@ package etcd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/host"
@@ -53,6 +55,15 @@ func (a Start) put(cluster string) file.Put {
 }
 
 const stateSetting = "ETCD_INITIAL_CLUSTER_STATE="
+
+// Joined tells whether the member of a host was told to found no cluster: it has founded one, or was let into one.
+func Joined(ctx context.Context, r host.Reader) (bool, error) {
+	said, err := r.ReadFile(ctx, environmentFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return bytes.Contains(said, []byte(stateSetting+"existing\n")), err
+}
 
 // settled tells that nothing is left to be said.
 func (a Start) settled(ctx context.Context, r host.Reader) (bool, error) {

@@ -33,6 +33,7 @@ const (
 	KubeletCgroupDriver    Code = "kubelet-cgroup-driver"
 	KubeletRuntimeDown     Code = "kubelet-runtime-down"
 	NodeCordoned           Code = "node-cordoned"
+	NodeUnfinished         Code = "node-unfinished"
 	NodeDiskPressure       Code = "node-disk-pressure"
 	NodeMemoryPressure     Code = "node-memory-pressure"
 	NodeNotReady           Code = "node-not-ready"
@@ -200,6 +201,10 @@ func healthCodes() []Explanation {
 			"Somebody, or a drain that was broken off, made it unschedulable.",
 			[]string{"maintenance"},
 			[]string{"kubewright kubectl uncordon NODE"}},
+		{NodeUnfinished, "an init or join has not come to its end",
+			"The node is registered, but has not its role, labels and taints yet; its member of etcd may have no vote.",
+			[]string{"the run goes on at this moment", "it was broken off"},
+			[]string{"run the same command again", "or give it up: kubewright remove HOST"}},
 		{PodCrashLoop, "a container ends again and again",
 			"It is started anew after a pause that grows to five minutes.",
 			[]string{"its program ends by itself: its last log lines say why", "its liveness probe fails"},

@@ -358,7 +358,7 @@ func seenFindings(h *Host, order probe.Look, seen *probe.Seen) finding.Report {
 		if d.P99 > hopelessDisk {
 			severity = finding.Error
 		}
-		found(finding.DiskSlow, severity, d.Dir, "give "+etcdData+" an SSD or NVMe of its own",
+		found(finding.DiskSlow, severity, d.Dir, "give "+etcdData+" an SSD or NVMe of its own; to go on all the same: --ignore "+string(finding.DiskSlow),
 			"the disk of %s takes %v for a write (99th percentile of %d), etcd wants %v", d.Dir, d.P99.Round(time.Millisecond/10), d.Writes, slowDisk)
 	}
 	for _, f := range seen.Firewalls {

@@ -436,7 +436,11 @@ func (m *mesh) judgeTunnels() {
 		case err != nil && m.hosts[i].Member:
 			m.findings = append(m.findings, untried(m.name(i), err))
 		case err != nil:
-			m.found(finding.VXLANBlocked, finding.Error, m.name(i), "", "modprobe vxlan", "it cannot be tried whether VXLAN reaches it: %v", err)
+			remedy := "modprobe vxlan"
+			if m.hosts[i].interfaceOf(m.chosen[i]).Name == "" {
+				remedy = fmt.Sprintf("the host has no address %s: name one that it has with --address, or `address:` in the cluster file", m.chosen[i])
+			}
+			m.found(finding.VXLANBlocked, finding.Error, m.name(i), "", remedy, "it cannot be tried whether VXLAN reaches it: %v", err)
 		}
 	}
 	frames, tcp := m.broken(func(c probe.Carried) bool { return !c.Frames }), m.broken(func(c probe.Carried) bool { return c.Frames && !c.TCP })

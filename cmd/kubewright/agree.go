@@ -11,7 +11,7 @@ import (
 )
 
 // agrees says on the terminal what cannot be taken back, and waits for the word that lets it be done. It is
-// false after any other answer, and where nobody is there to be asked. A signal is a fault.Interrupted: the run
+// false where nobody is there to be asked. Any other answer is a fault.Usage, a signal a fault.Interrupted: the run
 // has not begun, and is not to wait for Enter.
 func (a *app) agrees(what, question, word string) (bool, error) {
 	if !isTerminal(a.stdout) || !isTerminalIn(a.stdin) {
@@ -32,7 +32,11 @@ func (a *app) agrees(what, question, word string) (bool, error) {
 	}()
 	select {
 	case r := <-read:
-		return strings.TrimSpace(string(r.line)) == word, r.err
+		answer := strings.TrimSpace(string(r.line))
+		if r.err == nil && answer != word {
+			return false, fault.New(fault.Usage, "give the same command again, and answer "+word, "the answer was %q, not %q: nothing was changed", answer, word)
+		}
+		return r.err == nil, r.err
 	case <-signals:
 		fmt.Fprintln(a.stdout)
 		return false, fault.New(fault.Interrupted, "", "interrupted at the question; nothing was changed")

@@ -18,8 +18,8 @@ func TestAgrees(t *testing.T) {
 		code   fault.Code
 	}{
 		"the word":    {answer: typed("prod\n"), want: true},
-		"another one": {answer: typed("yes\n")},
-		"Enter":       {answer: typed("\n")},
+		"another one": {answer: typed("yes\n"), code: fault.Usage},
+		"Enter":       {answer: typed("\n"), code: fault.Usage},
 		"Ctrl-C": {answer: func(*os.File) {
 			syscall.Kill(os.Getpid(), syscall.SIGINT) //nolint:errcheck // the question would wait for ever
 		}, code: fault.Interrupted},

@@ -200,7 +200,7 @@ func (a *app) tellBackup(m backup.Manifest, file string, took time.Duration) err
 		return err
 	}
 	kinds, objects := m.Count()
-	_, err = fmt.Fprintf(a.stdout, "%s  %.1f MB: cluster %s at revision %d, %d objects of %d kinds, from %s in %s\nprove it: kubewright backup verify %s\n",
+	_, err = fmt.Fprintf(a.stdout, "%s  %.1f MB: cluster %s at revision %d, %d objects of %d kinds, from %s in %s\nprove it: kubewright backup verify %s --identity KEY-FILE\n",
 		file, float64(info.Size())/1e6, m.Cluster, m.Data.Revision, objects, kinds, m.From, took.Round(100*time.Millisecond), file)
 	return err
 }

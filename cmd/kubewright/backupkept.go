@@ -241,7 +241,7 @@ func (a *app) fetchBackup(ctx context.Context, which wanted, dir, file string, f
 	}); err != nil {
 		return fault.At(from.name, "fetch", err)
 	}
-	_, err = fmt.Fprintf(a.stdout, "%s  %.1f MB: %s from %s, sha256 %s, in %s\nprove it: kubewright backup verify %s\n",
+	_, err = fmt.Fprintf(a.stdout, "%s  %.1f MB: %s from %s, sha256 %s, in %s\nprove it: kubewright backup verify %s --identity KEY-FILE\n",
 		file, float64(backup.Size)/1e6, backup.Name, from.name, digest, time.Since(began).Round(100*time.Millisecond), file)
 	return err
 }

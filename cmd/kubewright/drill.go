@@ -281,7 +281,7 @@ func (a *app) confirmDrill(g *bootstrap.Ground, d *drill.Drill, yes bool) error 
 	}
 	what := fmt.Sprintf("cluster %s is not marked as a test cluster: %s befalls %s, and whoever uses the cluster sees it",
 		g.Record.Name, d.Kind, d.Victim.Host)
-	if yes, err := a.agrees(what, "Type the cluster's name to go on", g.Record.Name); yes || err != nil {
+	if yes, err := a.agrees(what, "Type the cluster's name, "+g.Record.Name+", to go on", g.Record.Name); yes || err != nil {
 		return err
 	}
 	return fault.New(fault.Usage, "confirm with --yes, or mark it: testCluster: true in the cluster file, then `kubewright apply`", "%s", what)

@@ -436,7 +436,7 @@ func (e *etcdWay) snapshotCommand() *cobra.Command {
 				}
 				fmt.Fprintf(e.stdout, "%s  %.1f MB: revision %d, %d keys, sha256 %s, in %s\n", file, float64(s.Size)/1e6, s.Revision, s.Keys, s.SHA256,
 					time.Since(began).Round(100*time.Millisecond))
-				e.notice("it is plain: it holds the cluster's Secrets, readable to whoever has it. For an encrypted and complete one: kubewright backup")
+				e.notice("the file is not encrypted: whoever has it reads the cluster's Secrets, but those that the API server itself encrypts. For an encrypted and complete one: kubewright backup")
 				return nil
 			})
 		},

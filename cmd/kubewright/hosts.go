@@ -23,7 +23,7 @@ func (a *app) controlPlaneHosts(ctx context.Context) ([]string, error) {
 		return nil, fault.New(fault.ClusterMissing, "name a control-plane host: the API is then reached through it", "cluster at %s: %w", access.Server, err)
 	}
 	if len(hosts) == 0 {
-		return nil, fault.New(fault.ClusterMissing, "name a control-plane host", "the cluster at %s does not say how its control-plane hosts are reached", access.Server)
+		return nil, fault.New(fault.ClusterMissing, "run the same init again, if it was broken off; or name a control-plane host", "the cluster at %s does not say yet how its control-plane hosts are reached: its init has not come to its end", access.Server)
 	}
 	return hosts, nil
 }

@@ -76,7 +76,7 @@ func (f *clusterFlags) add(flags *pflag.FlagSet) {
 	flags.IntVar(&f.port, "api-port", 0, "port of the API server (default 6443)")
 	flags.StringArrayVar(&f.sans, "api-san", nil, "further name or address in the API server's certificate (repeatable)")
 	flags.IntVar(&f.readOnlyPort, "kubelet-read-only-port", 0, "port of the kubelet's read-only API, for the host itself only (default off)")
-	flags.BoolVar(&f.test, "test-cluster", false, "mark the cluster as one that nobody depends on: `kubewright drill` does not ask then")
+	flags.BoolVar(&f.test, "test-cluster", false, "mark the cluster as one that nobody depends on: a drill does not ask then")
 	flags.BoolVar(&f.schedulable, "schedulable", false, "let ordinary pods run on the control-plane node")
 }
 

@@ -69,6 +69,10 @@ func (a *app) runPreflight(ctx context.Context, wish *spec.Cluster) error {
 	if busy := others(ctx, targets); len(busy) > 0 {
 		return fault.New(fault.HostLocked, "wait for that run to end", "preflight would be in its way: %s", strings.Join(busy, "; "))
 	}
+	founder := bootstrap.FounderFirst(targets)
+	if err := bootstrap.RefuseFiles(ctx, wish, founder[0], founder[1:]); err != nil {
+		return err
+	}
 	report, err := bootstrap.Preflight{Targets: targets, Cluster: wish, Bundle: b, Ignore: a.ignore}.Run(ctx)
 	if report == nil && err != nil {
 		return err

@@ -196,7 +196,7 @@ func lookThrough(ctx context.Context, access cluster.Access, ways []cluster.Dial
 		}
 		faults = append(faults, err)
 	}
-	return nil, fault.New(fault.ClusterMissing, "name another host of the cluster to reach its API through with --via HOST, or its kubeconfig with --kubeconfig",
+	return nil, fault.New(fault.ClusterMissing, "see whether etcd has lost its quorum: kubewright etcd health --via HOST; else name another host to reach the API through with --via HOST, or the kubeconfig with --kubeconfig",
 		"the cluster cannot be asked: %w", errors.Join(faults...))
 }
 

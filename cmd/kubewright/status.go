@@ -123,6 +123,9 @@ func components(n bootstrap.NodeStatus) string {
 			oldest = c.Since
 		}
 	}
+	if len(n.Components) == 0 { // nobody looked
+		return "-"
+	}
 	text := fmt.Sprintf("%d of %d running", len(n.Components)-len(down), len(n.Components))
 	if len(down) > 0 {
 		text += " (" + strings.Join(down, ", ") + ")"

@@ -32,6 +32,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/pki"
 )
 
 const (
@@ -43,7 +44,6 @@ const (
 	// registry is where the API server keeps its objects in etcd.
 	registry = "/registry/"
 
-	hostAnnotation  = "kubewright.dev/host"
 	controlPlaneKey = "node-role.kubernetes.io/control-plane"
 )
 
@@ -151,8 +151,18 @@ func (t *taker) files(ctx context.Context) error {
 	if encryption != "" && !slices.Contains(paths, encryption) {
 		paths = append(paths, encryption)
 	}
+	// No cluster is made again without these, and where an admin keeps them elsewhere they are links.
+	for _, name := range pki.CommonFiles() {
+		if p := path.Join(pkiDir, name); !slices.Contains(paths, p) {
+			paths = append(paths, p)
+		}
+	}
 	for _, p := range paths {
 		content, err := t.host.ReadFile(ctx, p)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fault.New(fault.BackupRefused, "put it back where it was; the other control-plane hosts have the same",
+				"no cluster could be made again from the backup: %w", err)
+		}
 		if err != nil {
 			return err
 		}
@@ -263,7 +273,7 @@ func nodesOf(ctx context.Context, kube kubernetes.Interface) ([]backup.Node, err
 	}
 	var nodes []backup.Node
 	for _, n := range list.Items {
-		node := backup.Node{Name: n.Name, Host: n.Annotations[hostAnnotation]}
+		node := backup.Node{Name: n.Name, Host: n.Annotations[cluster.HostAnnotation]}
 		_, node.ControlPlane = n.Labels[controlPlaneKey]
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP {

@@ -10,9 +10,12 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 
+	"github.com/kubewright/kubewright/bootstrap/backup"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
 	"github.com/kubewright/kubewright/bootstrap/systemd"
+	"github.com/kubewright/kubewright/pki"
 )
 
 func TestEncryptionConfig(t *testing.T) {
@@ -45,6 +48,41 @@ func TestFilesBelow(t *testing.T) {
 	got, err := tk.below(t.Context(), pkiDir)
 	if err != nil || strings.Join(got, " ") != pkiDir+"/ca.crt "+pkiDir+"/etcd/ca.key "+pkiDir+"/etcd/deep/er" {
 		t.Errorf("%v, %v", got, err)
+	}
+}
+
+// TestFiles: what a cluster cannot be made again without is in a backup, also where it is a link; or there is no backup.
+func TestFiles(t *testing.T) {
+	for _, lost := range append([]string{""}, pki.CommonFiles()...) {
+		s := hosttest.NewSim(t, "cp1")
+		s.Put(apiServerFile, string(systemd.Service{Name: "kube-apiserver.service", Exec: []string{"/opt/kube-apiserver"}}.File()), 0o644)
+		s.Put("/srv/keys/ca.key", "the authority's", 0o600)
+		s.Put(pkiDir+"/apiserver.crt", "x", 0o644)
+		for _, name := range pki.CommonFiles() {
+			if name == lost {
+				continue
+			}
+			if name == "ca.key" {
+				s.PutLink("/srv/keys/ca.key", pkiDir+"/ca.key")
+				continue
+			}
+			s.Put(pkiDir+"/"+name, name, 0o600)
+		}
+		tk := &taker{host: s, into: &backup.Contents{}}
+		err := tk.files(t.Context())
+		if lost != "" {
+			if fault.CodeOf(err) != fault.BackupRefused || !strings.Contains(err.Error(), lost) {
+				t.Errorf("without %s: %v", lost, err)
+			}
+			continue
+		}
+		got := map[string]string{}
+		for _, f := range tk.into.Files {
+			got[f.Path] = string(f.Content)
+		}
+		if err != nil || len(got) != len(pki.CommonFiles())+1 || got[pkiDir+"/ca.key"] != "the authority's" {
+			t.Errorf("%d files, ca.key is %q, %v", len(got), got[pkiDir+"/ca.key"], err)
+		}
 	}
 }
 

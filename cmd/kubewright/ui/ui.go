@@ -41,13 +41,20 @@ func (s Summary) String() string {
 	took := s.Took.Round(100 * time.Millisecond)
 	switch {
 	case s.Err != nil:
-		return fmt.Sprintf("%s: stopped after %s: %d steps applied, %d unchanged, %d failed", hosts, took,
-			s.Count.Applied, s.Count.Skipped, s.Count.Failed)
+		return fmt.Sprintf("%s: stopped after %s: %s applied, %d unchanged, %d failed", hosts, took,
+			steps(s.Count.Applied), s.Count.Skipped, s.Count.Failed)
 	case s.Count.Applied == 0:
-		return fmt.Sprintf("%s: nothing to change, %d steps checked in %s", hosts, s.Count.Skipped, took)
+		return fmt.Sprintf("%s: nothing to change, %s checked in %s", hosts, steps(s.Count.Skipped), took)
 	default:
-		return fmt.Sprintf("%s: %d steps applied, %d unchanged in %s", hosts, s.Count.Applied, s.Count.Skipped, took)
+		return fmt.Sprintf("%s: %s applied, %d unchanged in %s", hosts, steps(s.Count.Applied), s.Count.Skipped, took)
 	}
+}
+
+func steps(n int) string {
+	if n == 1 {
+		return "1 step"
+	}
+	return fmt.Sprintf("%d steps", n)
 }
 
 // Styles of text on a terminal.

@@ -55,7 +55,7 @@ func TestPlain(t *testing.T) {
 18:00:00 cp1          progress  bundle/upload              bundle 25.0 MB of 50.0 MB
 18:00:01 cp1          applied   bundle/upload              1.0s  create /opt/kubewright/v1
 18:00:01 w2           failed    bundle/upload              w2: bundle/upload: no space left
-2 hosts: stopped after 1.5s: 1 steps applied, 1 unchanged, 1 failed
+2 hosts: stopped after 1.5s: 1 step applied, 1 unchanged, 1 failed
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
@@ -214,7 +214,7 @@ func TestLive(t *testing.T) {
 	want := `stopping after the steps under way
 ✓ cp1  1 applied, 1 unchanged  1.2s
 ✗ w2   w2: bundle/upload: no space left
-2 hosts: stopped after 1.5s: 1 steps applied, 1 unchanged, 1 failed
+2 hosts: stopped after 1.5s: 1 step applied, 1 unchanged, 1 failed
 `
 	if diff := cmp.Diff(want, tty.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
