@@ -59,8 +59,14 @@ func look(ctx context.Context, h spec.Host, conn Connection) (Target, error) {
 
 // lookUp finds out which cluster the host belongs to, and how far.
 func (t *Target) lookUp(ctx context.Context) (err error) {
+	t.Begun = false
 	t.Member, t.Serving, t.EtcdData, t.EtcdRuns, t.HasAPI, t.Fenced = false, false, false, false, false, ""
-	if t.Claim, err = claim.Read(ctx, t.Host); err != nil || t.Claim == nil {
+	if t.Claim, err = claim.Read(ctx, t.Host); err != nil {
+		return err
+	}
+	if t.Claim == nil {
+		found, err := t.Host.Stat(ctx, claim.Dir)
+		t.Begun = err == nil && found[0].Exists
 		return err
 	}
 	if t.EtcdData, err = etcd.HasData(ctx, t.Host); err != nil {

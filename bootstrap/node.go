@@ -20,6 +20,8 @@ type Target struct {
 	Host  host.Host
 	Facts host.Facts
 	Claim *claim.Claim // nil: the host belongs to no cluster
+	// Begun tells that it has none, and the folder of one: an init or a reset was broken off as it wrote or removed it.
+	Begun bool
 	// Journal is what was changed on it, the oldest first; only of hosts to be put back.
 	Journal []journal.Entry
 	// Member tells that its kubelet has a valid certificate of its cluster already.

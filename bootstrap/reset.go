@@ -63,7 +63,7 @@ type Proof struct {
 
 // PlanReset lists the steps that take hosts out of their cluster and leave them
 // as they were before: the journal backwards, then a comparison with the inventory
-// taken before the first change. A host that belongs to no cluster has no steps.
+// taken before the first change. A host that belongs to no cluster has no steps, but for what a claim that was only begun has left.
 func PlanReset(in Reset) ([]plan.Lane, []Proof, error) {
 	leaving := in.begin()
 	lanes, proofs := in.lanes(leaving)
@@ -84,6 +84,9 @@ func PlanReset(in Reset) ([]plan.Lane, []Proof, error) {
 func (in Reset) lanes(leaving *leaving) (lanes []plan.Lane, proofs []Proof) {
 	for _, t := range in.Targets {
 		if t.Claim == nil {
+			if t.Begun && in.Undo == nil {
+				lanes = append(lanes, plan.NewLane[hostReader, hostWriter](t.Wish.Name, t.Host, t.Host, releaseStep()))
+			}
 			continue
 		}
 		steps := undoSteps(in.entries(t))
@@ -200,8 +203,12 @@ func releaseSteps(t Target, proof Proof, force bool) []hostStep {
 			Do: inventory.Compare{Settings: kernel.Settings(), Ours: journal.Objects(t.Journal), Force: force, Result: proof.Result}},
 		// The claim goes last, and by itself: it is what lets a reset be resumed.
 		step("host/forget", "what was written down for a reset", file.Gone{Paths: []string{journal.Dir, inventory.File}}),
-		step("host/release", "the mark of the cluster", file.Gone{Paths: []string{claim.Dir}}),
+		releaseStep(),
 	}
+}
+
+func releaseStep() hostStep {
+	return step("host/release", "the mark of the cluster", file.Gone{Paths: []string{claim.Dir}})
 }
 
 // LastRun are the entries of the last call that changed the host.

@@ -366,7 +366,8 @@ func (w *world) lanes(ctx context.Context, v verb, hosts []spec.Host, targets []
 	claimed := slices.ContainsFunc(targets, func(t Target) bool { return t.Claim != nil })
 	switch {
 	case !claimed && !v.force:
-		return nil, nil
+		lanes, _, err := PlanReset(in)
+		return lanes, err
 	case err == nil:
 		d := &Departure{Live: live, Nodes: in.Departing(live), By: "an admin", Timeout: DrainTimeout, Force: v.force,
 			Kubeconfig: w.kubeconfig, Name: name, Connect: w.connect, Etcd: w.etcd}
@@ -770,6 +771,9 @@ func (w *world) picture() picture {
 		state := m.Snapshot()
 		for name, e := range state.Files {
 			key := m.Name() + " " + recoveryCopy.ReplaceAllString(name, "$1")
+			if strings.HasPrefix(name, etcd.DataDir+"/member/restored-") { // on whichever host a run has given the data
+				key = "the backup's " + name
+			}
 			if p[key] != "" {
 				key += ", and another one"
 			}
