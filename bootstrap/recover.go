@@ -152,7 +152,12 @@ func (in Recover) Advice() []string {
 	if len(in.GivenUp) > 0 {
 		remove = "HOST..."
 	}
-	return append(lines,
-		fmt.Sprintf("no longer members: %s. Keep their hosts off, or reset them, before they reach each other again: together they could take themselves for the cluster", strings.Join(others, ", ")),
+	return append(lines, keepOff("no longer members: "+strings.Join(others, ", "), "each other"),
 		fmt.Sprintf("next: kubewright remove %s --force; then kubewright join --control-plane HOST, for each that is to take the place of one", remove))
+}
+
+// keepOff warns of hosts that still have the data of a control plane that was: who says which they are, reach what
+// they must not meet as they are.
+func keepOff(who, reach string) string {
+	return fmt.Sprintf("%s. Keep their hosts off, or reset them, before they reach %s again: together they could take themselves for the cluster", who, reach)
 }

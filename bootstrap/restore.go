@@ -214,6 +214,39 @@ func (r *Restore) lost(nodes []Node) []string {
 	return lost
 }
 
+// Advice says what to do with the control-plane hosts of the backup that are not among the targets, a line each; nothing
+// if all of them are.
+func (r *Restore) Advice(targets []Target) []string {
+	var names []string
+	reset := ""
+	for _, was := range r.Backup.Manifest.Nodes {
+		switch {
+		case !was.ControlPlane || among(targets, was):
+		case was.Host == "": // its init or join had not come to its end
+			names, reset = append(names, was.Name+" at "+was.Address), " HOST..."
+		default:
+			names = append(names, was.Host)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	if reset == "" {
+		reset = " " + strings.Join(names, " ")
+	}
+	return []string{
+		keepOff("no longer of the control plane: "+strings.Join(names, ", "), "the others"),
+		fmt.Sprintf("next: kubewright reset%s, when they are on; then kubewright join --control-plane HOST, for each that is to come back", reset)}
+}
+
+// among tells whether the host of a node of the backup is one of the targets, by its name or its address.
+func among(targets []Target, was backup.Node) bool {
+	address, err := netip.ParseAddr(was.Address)
+	return slices.ContainsFunc(targets, func(t Target) bool {
+		return t.Wish.Name == was.Host || err == nil && t.interfaceOf(address) != ""
+	})
+}
+
 // recount counts the objects of each kind at the revision that the data had when they
 // were restored.
 type recount struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/etcd"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/foresee"
+	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -87,6 +89,38 @@ func TestRestoredAsWorker(t *testing.T) {
 		m := c.nodeMeta(node)
 		if len(m.WithoutLabels) != want || len(m.Without) != want {
 			t.Errorf("restored %v: without %v and %v", restored, m.WithoutLabels, m.Without)
+		}
+	}
+}
+
+// The hosts of the old control plane are told: they would go on with their own etcd.
+func TestReplacedHosts(t *testing.T) {
+	r := NewRestore(lostCluster(), noSnapshot{})
+	r.Backup.Manifest.Nodes = append(r.Backup.Manifest.Nodes, backup.Node{Name: "cp-b", Host: "b", Address: "192.0.2.8", ControlPlane: true},
+		backup.Node{Name: "cp-c", Address: "192.0.2.7", ControlPlane: true})
+	at := func(address string) host.Facts {
+		return host.Facts{Interfaces: []host.Interface{{Name: "eth0", Addrs: []netip.Prefix{netip.MustParsePrefix(address)}}}}
+	}
+	old, b := Target{Wish: spec.Host{Name: "old"}}, Target{Wish: spec.Host{Name: "b-by-another-name"}, Facts: at("192.0.2.8/24")}
+	c := Target{Wish: spec.Host{Name: "c"}, Facts: at("192.0.2.7/24")}
+	for name, want := range map[string]struct {
+		targets    []Target
+		who, reset string
+	}{
+		"on new hosts":        {[]Target{{Wish: spec.Host{Name: "new"}}}, "plane: old, b, cp-c at 192.0.2.7. Keep", "reset HOST...,"},
+		"on one of before":    {[]Target{c}, "plane: old, b. Keep", "reset old b,"},
+		"on all but one":      {[]Target{old, c}, "plane: b. Keep", "reset b,"},
+		"on the same, by all": {[]Target{old, b, c}, "", ""},
+	} {
+		lines := r.Advice(want.targets)
+		if want.who == "" {
+			if len(lines) > 0 {
+				t.Errorf("%s: %q", name, lines)
+			}
+			continue
+		}
+		if len(lines) != 2 || !strings.Contains(lines[0], want.who) || !strings.Contains(lines[1], want.reset) {
+			t.Errorf("%s: %q", name, lines)
 		}
 	}
 }

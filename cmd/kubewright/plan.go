@@ -88,6 +88,7 @@ func (a *app) plan(ctx context.Context, r bootstrap.Request) (*bootstrap.Saved, 
 		return nil, err
 	}
 	defer w.close()
+	tellReplaced(w, a.notice)
 	// A plan takes no lock. Where somebody works it only looks: the probe's ports are theirs.
 	if busy := others(ctx, w.all()); len(busy) > 0 {
 		fmt.Fprintf(a.stderr, "%s\nwhat is planned now may not hold, and preflight was left out\n", strings.Join(busy, "\n"))

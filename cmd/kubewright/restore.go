@@ -30,8 +30,8 @@ func (a *app) restoreCommand(do doer) *cobra.Command {
 		Long: "restore makes the control plane of a backup anew on hosts that belong to no cluster: with its authorities, its data and its\n" +
 			"name. The first of --hosts gets the data, the others join it. Workers that are still there keep running and are led to the new\n" +
 			"hosts: those of the backup that SSH reaches, or those of --workers. With -f the hosts are those of a file, which has to be of the same\n" +
-			"cluster. In the end all objects are counted, and compared with the backup. The old control plane has to be down; reset its\n" +
-			"hosts before they are switched on again.",
+			"cluster. In the end all objects are counted, and compared with the backup. The old control plane has to be down; those of\n" +
+			"its hosts that are not among the new ones have to stay off, or be reset.",
 		Example: "  kubewright restore prod.kwbackup --identity backup.key --hosts cp4,cp5,cp6\n" +
 			"  kubewright restore prod.kwbackup --identity backup.key -f cluster.yaml",
 		Args: cobra.ExactArgs(1),
@@ -170,6 +170,16 @@ func (w *work) findRestored(ctx context.Context, r *bootstrap.Restore) (err erro
 			"the cluster is not lost: its API server still answers on %s", strings.Join(serving, ", "))
 	}
 	return nil
+}
+
+// tellReplaced says what becomes of the hosts whose place the restored control plane takes.
+func tellReplaced(w *work, notice func(string)) {
+	if w.restore == nil {
+		return
+	}
+	for _, line := range w.restore.Advice(w.targets) {
+		notice(line)
+	}
 }
 
 // tellRestored says what was counted, and returns what of it is not as in the backup.

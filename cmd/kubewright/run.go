@@ -156,6 +156,7 @@ func (a *app) carryOut(ctx context.Context, r bootstrap.Request, saved *bootstra
 		showLost(show.Notice, w.reset.Departure)
 		tellRecovered(w.recover, show.Notice)
 		err = tellRestored(w.restore, show.Notice)
+		tellReplaced(w, show.Notice)
 	}
 	return finish(err)
 }
