@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/backup/kept"
+	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/claim"
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
@@ -43,6 +45,15 @@ type Inputs struct {
 	Server string         // the API's URL, "" if there is no access to it
 	Client cluster.Reader // nil likewise
 	Hosts  []Host
+	// Etcd asks a host's own member; nil: etcd.Own.
+	Etcd etcd.Self
+}
+
+func (in Inputs) self() etcd.Self {
+	if in.Etcd == nil {
+		return etcd.Own{PKI: path.Join(certs.Dir, "etcd")}
+	}
+	return in.Etcd
 }
 
 // Examine looks at everything at once.
@@ -61,6 +72,8 @@ func Examine(ctx context.Context, in Inputs) finding.Report {
 		all.Go(func() { e.host(ctx, h) })
 	}
 	all.Wait()
+	e.check(ctx, "", "whose member of etcd each host has", e.membership)
+	e.explainAPI()
 	e.add(e.skew()...)
 	e.check(ctx, "", "the age of the scheduled backups", e.oldBackups)
 	e.report.Sort()
@@ -80,18 +93,9 @@ type examination struct {
 	mu     sync.Mutex
 	report finding.Report
 	clocks map[string]clock // by host
-	etcd   bool             // somebody told of its members
 
+	seats   []*seat       // of the control-plane hosts, in no order
 	shelves []*kept.Shelf // of the control-plane hosts, in no order
-}
-
-// tellsMembers is true for the first who asks: all control-plane hosts see the same members of etcd.
-func (e *examination) tellsMembers() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	first := !e.etcd
-	e.etcd = true
-	return first
 }
 
 func (e *examination) add(found ...finding.Finding) {

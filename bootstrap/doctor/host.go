@@ -19,12 +19,16 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/kubewright/kubewright/bootstrap/apilb"
 	"github.com/kubewright/kubewright/bootstrap/backup/kept"
 	"github.com/kubewright/kubewright/bootstrap/backup/scheduled"
 	"github.com/kubewright/kubewright/bootstrap/certs"
+	"github.com/kubewright/kubewright/bootstrap/claim"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/containerd"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/diagnose"
@@ -33,7 +37,6 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/install"
 	"github.com/kubewright/kubewright/bootstrap/kubelet"
-	"github.com/kubewright/kubewright/bootstrap/redact"
 	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/bootstrap/vip"
 	"github.com/kubewright/kubewright/pki"
@@ -61,7 +64,11 @@ func hostChecks() []hostCheck {
 }
 
 func checkUnits(ctx context.Context, _ *examination, p patient) (finding.Report, error) {
-	return diagnose.Units(ctx, p, p.clock.now(), Units(spec.Role(p.claim.Role))...)
+	report, err := diagnose.Units(ctx, p, p.clock.now(), Units(spec.Role(p.claim.Role))...)
+	if fenced, _ := etcd.Fenced(ctx, p); fenced != "" { // that etcd does not run, and why, is for checkEtcd to tell
+		report = slices.DeleteFunc(report, func(f finding.Finding) bool { return f.Object == etcd.Unit })
+	}
+	return report, err
 }
 
 // checkVirtualIP looks at what gives the virtual IP to a host, if there is one.
@@ -154,81 +161,6 @@ const controlPlaneLabel = "node-role.kubernetes.io/control-plane"
 
 // backupLog is how many lines of a failed backup are shown: it says why in one.
 const backupLog = 3
-
-// fillingQuota is the part of its quota, in percent, from which etcd's database is told.
-const fillingQuota = 80
-
-func checkEtcd(ctx context.Context, e *examination, p patient) (finding.Report, error) {
-	if !p.controlPlane() {
-		return nil, nil
-	}
-	reason, err := etcd.Fenced(ctx, p)
-	if err != nil {
-		return nil, err
-	}
-	if reason != "" {
-		return finding.Report{{Code: finding.EtcdFenced, Severity: finding.Error, Message: "etcd is fenced and does not start: " + redact.Text(reason)}}, nil
-	}
-	client := etcd.NewClient(p, path.Join(certs.Dir, "etcd"))
-	defer client.Close() //nolint:errcheck // only read through
-	members, err := client.Members(ctx)
-	switch {
-	case errors.Is(err, etcd.ErrNoQuorum):
-		return finding.Report{{Code: finding.EtcdNoLeader, Severity: finding.Error, Message: "etcd has no quorum: " + redact.Text(err.Error()),
-			Remedy: "start etcd on the control-plane hosts that lack it: systemctl start etcd; if more than half of them are gone for ever: kubewright recover --from HOST"}}, nil
-	case errors.Is(err, etcd.ErrUnreachable):
-		return finding.Report{{Code: finding.EtcdUnreachable, Severity: finding.Error,
-			Message: "etcd does not answer: " + redact.Text(err.Error())}}, nil
-	case err != nil:
-		return nil, err
-	}
-	if !e.tellsMembers() {
-		return nil, nil
-	}
-	report := checkTally(etcd.Membership(members).Tally())
-	for _, m := range members {
-		report = append(report, checkMember(m)...)
-	}
-	return report, nil
-}
-
-// checkTally notes that the last member makes the cluster no safer.
-func checkTally(t etcd.Tally) finding.Report {
-	if t.Voters == 0 || t.Voters%2 == 1 {
-		return nil
-	}
-	return finding.Report{{Code: finding.ControlPlanesEven, Severity: finding.Note, Object: strconv.Itoa(t.Voters),
-		Message: fmt.Sprintf("etcd has %d members with a vote, and needs %d: it survives the loss of %d, as %d do", t.Voters, t.Quorum(), t.Voters-t.Quorum(), t.Voters-1),
-		Remedy:  "make it an odd number: kubewright join --control-plane HOST"}}
-}
-
-// checkMember says what is wrong with a member of etcd.
-func checkMember(m etcd.Member) finding.Report {
-	var report finding.Report
-	add := func(code finding.Code, severity finding.Severity, format string, args ...any) {
-		report = append(report, finding.Finding{Code: code, Severity: severity, Object: m.Title(), Message: fmt.Sprintf(format, args...)})
-	}
-	if m.Quota > 0 && m.DBSize*100 > m.Quota*fillingQuota {
-		add(finding.EtcdFilling, finding.Warning, "the database of etcd member %s has %d MB of %d MB", m.Title(), m.DBSize>>20, m.Quota>>20)
-	}
-	switch {
-	case m.Healthy:
-	case m.Full:
-		add(finding.EtcdNoSpace, finding.Error, "etcd member %s: %s", m.Title(), m.Trouble)
-	case slices.Contains(m.Alarms, etcd.Corrupt):
-		add(finding.EtcdDamaged, finding.Error, "etcd member %s: %s", m.Title(), m.Trouble)
-	case m.Learner && !m.Started():
-		report = append(report, finding.Finding{Code: finding.EtcdMemberDown, Severity: finding.Warning, Object: m.Title(),
-			Message: fmt.Sprintf("etcd has let %s in, which has not started: nobody else can join meanwhile", m.Title()),
-			Cause:   "a join --control-plane that goes on, or was broken off",
-			Remedy:  "run the same join again; or, if it is given up: kubewright etcd forget " + m.ID})
-	case m.Learner:
-		add(finding.EtcdMemberDown, finding.Warning, "etcd member %s, which has no vote yet, is not healthy: %s", m.Title(), redact.Text(m.Trouble))
-	default:
-		add(finding.EtcdMemberDown, finding.Error, "etcd member %s is not healthy: %s", m.Title(), redact.Text(m.Trouble))
-	}
-	return report
-}
 
 // expiringWithin is the remaining life from which a certificate is told.
 const expiringWithin = 30 * 24 * time.Hour
@@ -415,6 +347,36 @@ func checkAPI(ctx context.Context, e *examination, p patient) (finding.Report, e
 		Message: fmt.Sprintf("the host does not reach the API server at %s: %v", u.Host, err)}}, nil
 }
 
+// explainAPI takes the blame off the network where no API server could have answered: a host that does not reach the
+// API is told together with why its own API server, or that of all control-plane hosts, does not serve.
+func (e *examination) explainAPI() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	idle := map[string]finding.Code{} // by host, why its API server does not serve
+	for _, f := range e.report {
+		switch {
+		case f.Severity != finding.Error || f.Host == "":
+		case slices.Contains([]finding.Code{finding.EtcdNoLeader, finding.EtcdUnreachable, finding.EtcdFenced}, f.Code),
+			f.Object == controlplane.APIServerUnit && idle[f.Host] == "":
+			idle[f.Host] = f.Code
+		}
+	}
+	serves := func(s *seat) bool { return idle[s.Name()] == "" }
+	for i, f := range e.report {
+		if f.Code != finding.APIUnreachableFromNode {
+			continue
+		}
+		at := f.Host
+		if idle[at] == "" && len(e.seats) > 0 && !slices.ContainsFunc(e.seats, serves) {
+			at = e.seats[0].Name()
+		}
+		if why, _ := finding.Explain(idle[at]); why.Code != "" {
+			e.report[i].Cause = fmt.Sprintf("the API server of %s does not serve: %s", at, why.Title)
+			e.report[i].Remedy = fmt.Sprintf("do first what is said of %s on %s", why.Code, at)
+		}
+	}
+}
+
 // servingThrough is an API server that a host's apilb has found ready, "" if there is none.
 func servingThrough(ctx context.Context, p patient) string {
 	client := http.Client{Transport: &http.Transport{DialContext: p.Dial, DisableKeepAlives: true}}
@@ -465,8 +427,78 @@ func checkDNS(ctx context.Context, e *examination, p patient) (finding.Report, e
 	if err == nil {
 		return nil, nil
 	}
-	return finding.Report{{Code: finding.DNSNotAvailable, Severity: finding.Error, Object: server,
-		Message: fmt.Sprintf("%s is not resolved by %s: %v", name, server, err)}}, nil
+	if fenced, _ := etcd.Fenced(ctx, p); fenced != "" {
+		return nil, nil // the cluster has taken the host out: that it does not reach the pods is no wonder
+	}
+	f := finding.Finding{Code: finding.DNSNotAvailable, Severity: finding.Error, Object: server,
+		Message: fmt.Sprintf("%s is not resolved by %s: %v", name, server, err)}
+	e.explainDNS(ctx, p, &f)
+	return finding.Report{f}, nil
+}
+
+// explainDNS adds the cause to what a host does not resolve, as far as the API knows it: where CoreDNS runs, it is not CoreDNS
+// that is to blame.
+func (e *examination) explainDNS(ctx context.Context, p patient, f *finding.Finding) {
+	if e.kube == nil {
+		return
+	}
+	switch n := e.node(p.claim); {
+	case n == nil:
+		f.Cause, f.Remedy = "the host is no node of the cluster: kube-proxy and the pod network do not serve it", fmt.Sprintf("kubewright reset %s, then join it again", p.Name())
+		return
+	case !ready(*n):
+		f.Cause, f.Remedy = "its node is not ready", "see what is told of node "+n.Name
+		return
+	}
+	pods, err := e.kube.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	if err != nil {
+		return
+	}
+	var on, silent []string
+	for _, pod := range pods.Items {
+		if !cluster.PodReady(&pod) {
+			continue
+		}
+		on = append(on, pod.Spec.NodeName)
+		if !e.answers(pod.Spec.NodeName) {
+			silent = append(silent, pod.Spec.NodeName)
+		}
+	}
+	slices.Sort(on)
+	slices.Sort(silent)
+	switch {
+	case len(on) == 0: // the code's own cause
+	case len(silent) > 0:
+		f.Cause = fmt.Sprintf("%d of %d pods of CoreDNS that count as ready are on nodes that do not answer: %s", len(silent), len(on), strings.Join(slices.Compact(silent), ", "))
+		f.Remedy = "wait until they run elsewhere (about five minutes), or bring these hosts back"
+	default:
+		f.Cause = "kube-proxy or the pod network does not carry this host's packets to CoreDNS, which runs on " + strings.Join(slices.Compact(on), ", ")
+		f.Remedy = fmt.Sprintf("on %s: journalctl -u kube-proxy -n 50 --no-pager; then: kubewright kubectl -n kube-system get pods -l app.kubernetes.io/name=overlay -o wide", p.Name())
+	}
+}
+
+// answers tells whether a node is ready, and its host was reached if it was to be looked at.
+func (e *examination) answers(node string) bool {
+	i := slices.IndexFunc(e.nodes, func(n corev1.Node) bool { return n.Name == node })
+	return i >= 0 && ready(e.nodes[i]) && !slices.ContainsFunc(e.Hosts, func(h Host) bool {
+		return h.Reader == nil && h.Name == e.nodes[i].Annotations[cluster.HostAnnotation]
+	})
+}
+
+// node is the node that a host claims to be, at the address that it has; nil: the API does not know it.
+func (e *examination) node(c *claim.Claim) *corev1.Node {
+	for i, n := range e.nodes {
+		if n.Name == c.Node && (!c.Address.IsValid() || slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == c.Address.String() })) {
+			return &e.nodes[i]
+		}
+	}
+	return nil
+}
+
+func ready(n corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // clock is how a host's clock stands to ours.

@@ -235,6 +235,9 @@ func TestNoQuorum(t *testing.T) {
 		t.Fatalf("%+v, %v", members, err)
 	}
 	cp1, _ := Membership(members).Named("cp1")
+	if v, err := (Own{w.Certs}).Look(t.Context(), w.near); err != nil || v.ID != cp1.ID || v.Cluster == "" || len(v.Members) != 2 || v.Leader != "" {
+		t.Errorf("by itself: %+v, %v", v, err)
+	}
 	if cp1.Healthy || cp1.Trouble != "it knows of no leader" {
 		t.Errorf("%+v", cp1)
 	}

@@ -39,6 +39,8 @@ type Self interface {
 
 // View is what one member knows without asking the others.
 type View struct {
+	Cluster string   // the ID of its cluster; a recovered cluster keeps it, a restored one has another
+	ID      string   // its own, as Members has it; the others may have taken it out
 	Members []string // their IDs
 	Leader  string   // the ID of the one that it follows, as Members has it; "" if there is none
 	Applied uint64   // raft's index of the last entry that is in its data
@@ -69,7 +71,7 @@ func (o Own) Look(ctx context.Context, r host.Reader) (View, error) {
 	if err != nil {
 		return View{}, err
 	}
-	v := View{Applied: status.RaftAppliedIndex}
+	v := View{Cluster: hexID(list.Header.ClusterId), ID: hexID(list.Header.MemberId), Applied: status.RaftAppliedIndex}
 	for _, m := range list.Members {
 		v.Members = append(v.Members, hexID(m.ID))
 	}

@@ -25,6 +25,7 @@ const (
 	EtcdMemberDown         Code = "etcd-member-down"
 	EtcdNoLeader           Code = "etcd-no-leader"
 	EtcdNoSpace            Code = "etcd-no-space"
+	EtcdOtherCluster       Code = "etcd-other-cluster"
 	EtcdUnreachable        Code = "etcd-unreachable"
 	FlagRefused            Code = "flag-refused"
 	HostUnclaimed          Code = "host-unclaimed"
@@ -137,6 +138,10 @@ func healthCodes() []Explanation {
 			"The host has the data of a member that its cluster has taken out for ever, or of another cluster than the other control-plane hosts'. With them it could become a second cluster, so etcd does not start on it. The data stay where they are.",
 			[]string{"the member was removed while its host was off", "the cluster was recovered or restored without this host"},
 			[]string{"kubewright reset HOST, then kubewright join HOST --control-plane"}},
+		{EtcdOtherCluster, "a host's etcd is not of the cluster that the API belongs to",
+			"Its member of etcd has other data than the cluster: it belongs to another one of the same name, or was given up. What reaches the API server on this host sees and changes a cluster of before; pods may run twice.",
+			[]string{"the cluster was restored or recovered without this host, which was turned on again"},
+			[]string{"kubewright reset HOST, or keep it off", "then, to have it in the cluster again: kubewright join HOST --control-plane"}},
 		{EtcdFilling, "etcd's database is near its quota",
 			"At the quota (2 GiB unless it was raised) etcd refuses all writes.",
 			[]string{"something writes very many objects or events", "the database was never defragmented"},
