@@ -235,8 +235,9 @@ func TestNoQuorum(t *testing.T) {
 		t.Fatalf("%+v, %v", members, err)
 	}
 	cp1, _ := Membership(members).Named("cp1")
-	if v, err := (Own{w.Certs}).Look(t.Context(), w.near); err != nil || v.ID != cp1.ID || v.Cluster == "" || len(v.Members) != 2 || v.Leader != "" {
-		t.Errorf("by itself: %+v, %v", v, err)
+	before, err := Own{w.Certs}.Look(t.Context(), w.near)
+	if err != nil || before.ID != cp1.ID || before.Cluster == "" || len(before.Members) != 2 || before.Leader != "" {
+		t.Errorf("by itself: %+v, %v", before, err)
 	}
 	if cp1.Healthy || cp1.Trouble != "it knows of no leader" {
 		t.Errorf("%+v", cp1)
@@ -255,6 +256,14 @@ func TestNoQuorum(t *testing.T) {
 	w.Stop("cp1")
 	if _, err := c.Members(t.Context()); !errors.Is(err, ErrUnreachable) || errors.Is(err, ErrNoQuorum) {
 		t.Errorf("all are dead: %v", err)
+	}
+	// By what a recovered member and those that it has given up are told apart: not by the cluster's ID.
+	alone := w.Start("cp1", peers["cp1"], strings.Join(cluster, ","), "existing", func(c *embed.Config) { c.ForceNewCluster = true })
+	<-alone.Server.ReadyNotify()
+	w.near.first = alone.Clients[0].Addr().String()
+	after, err := Own{w.Certs}.Look(t.Context(), w.near)
+	if err != nil || after.Cluster != before.Cluster || after.ID != before.ID || !slices.Equal(after.Members, []string{before.ID}) {
+		t.Errorf("recovered: %+v, before %+v, %v", after, before, err)
 	}
 }
 
