@@ -444,7 +444,8 @@ func (e *examination) explainDNS(ctx context.Context, p patient, f *finding.Find
 	}
 	switch n := e.node(p.claim); {
 	case n == nil:
-		f.Cause, f.Remedy = "the host is no node of the cluster: kube-proxy and the pod network do not serve it", fmt.Sprintf("kubewright reset %s, then join it again", p.Name())
+		f.Cause = "the host is no node of the cluster: kube-proxy and the pod network do not serve it"
+		f.Remedy = fmt.Sprintf("if its join was broken off, run it again; if it was removed: kubewright reset %s", p.Name())
 		return
 	case !ready(*n):
 		f.Cause, f.Remedy = "its node is not ready", "see what is told of node "+n.Name
