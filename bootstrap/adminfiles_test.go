@@ -21,17 +21,6 @@ const (
 	keys       = "the keys of an admin"
 )
 
-func TestAdminFilesOf(t *testing.T) {
-	c := &spec.Cluster{APIServer: spec.APIServer{Component: spec.Component{ExtraArgs: map[string]string{
-		"encryption-provider-config": keysFile, "audit-policy-file": policyFile, "audit-log-path": "/var/log/audit.log",
-		"oidc-ca-file": policyFile, "tls-cert-file": "/etc/own.crt", "tracing-config-file": "relative.yaml",
-	}}}}
-	if diff := cmp.Diff("[/etc/kubernetes/audit.yaml (the API server's --audit-policy-file) /etc/kubernetes/keys/encryption.yaml (the API server's --encryption-provider-config)]",
-		fmt.Sprint(adminFilesOf(c))); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
-	}
-}
-
 func TestRefuseFiles(t *testing.T) {
 	c := &spec.Cluster{APIServer: spec.APIServer{Component: spec.Component{ExtraArgs: map[string]string{"encryption-provider-config": keysFile}}}}
 	for name, tc := range map[string]struct {
@@ -141,7 +130,7 @@ func TestAdminFilesOfMembers(t *testing.T) {
 
 // Without the file anywhere it is not left to an API server that does not start.
 func TestTakeFilesThatNobodyHas(t *testing.T) {
-	take := takeFiles{[]adminFile{{"audit-policy-file", policyFile}}, plan.Of("files", adminContents{keysFile: []byte(keys)})}
+	take := takeFiles{[]spec.APIServerFile{{Flag: "audit-policy-file", Path: policyFile}}, plan.Of("files", adminContents{keysFile: []byte(keys)})}
 	if _, err := take.Check(t.Context(), hosttest.NewSim(t, "cp2")); fault.CodeOf(err) != fault.HostUnsuitable || !strings.Contains(err.Error(), policyFile) {
 		t.Error(err)
 	}
