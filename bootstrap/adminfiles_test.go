@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
 	"github.com/kubewright/kubewright/bootstrap/plan"
@@ -20,6 +21,16 @@ const (
 	policyFile = "/etc/kubernetes/audit.yaml"
 	keys       = "the keys of an admin"
 )
+
+// What a cluster makes itself is not looked for before it is there.
+func TestAdminFilesOf(t *testing.T) {
+	c := &spec.Cluster{APIServer: spec.APIServer{Component: spec.Component{ExtraArgs: map[string]string{
+		"encryption-provider-config": certs.Dir + "/keys.yaml", "oidc-ca-file": certs.Dir + "/ca.crt",
+	}}}}
+	if got := fmt.Sprint(adminFilesOf(c)); got != "["+certs.Dir+"/keys.yaml (the API server's --encryption-provider-config)]" {
+		t.Error(got)
+	}
+}
 
 func TestRefuseFiles(t *testing.T) {
 	c := &spec.Cluster{APIServer: spec.APIServer{Component: spec.Component{ExtraArgs: map[string]string{"encryption-provider-config": keysFile}}}}

@@ -35,8 +35,7 @@ func lostCluster() *backup.Backup {
 		Manifest: backup.Manifest{Cluster: "sim", ClusterID: "a-cluster", Nodes: []backup.Node{
 			{Name: "old", Host: "old", Address: "192.0.2.9", ControlPlane: true}, {Name: "h3", Host: "h3", Address: "198.18.0.13"}}},
 		Spec: []byte("apiVersion: kubewright.dev/v1alpha1\nkind: Cluster\nname: sim\nhosts:\n- {name: old}\n- {name: h3, labels: {disk: ssd}}\n" +
-			"apiServer:\n  extraArgs: {encryption-provider-config: /etc/kubernetes/enc.yaml, oidc-ca-file: /etc/kubernetes/pki/own.crt,\n" +
-			"    client-ca-file: /etc/kubernetes/pki/ca.crt, token-auth-file: /etc/kubernetes/pki/sa.pub}\n"),
+			"apiServer:\n  extraArgs: {encryption-provider-config: /etc/kubernetes/enc.yaml, oidc-ca-file: /etc/kubernetes/pki/own.crt}\n"),
 		Files: map[string][]byte{"/etc/kubernetes/enc.yaml": []byte(keys), certs.Dir + "/own.crt": []byte("a certificate of the admin's"),
 			certs.Dir + "/apiserver.crt": []byte("of a host that is no more")},
 		Snapshot: backup.Entry{Name: "etcd.db", SHA256: "abc"},
