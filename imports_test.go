@@ -63,7 +63,7 @@ var law = []struct {
 	{"bootstrap/support", []string{"bootstrap/...", "pki"}, "collects what there is to see"},
 	{"bootstrap/backup", []string{"bootstrap/fault"}, "a file format: knows no hosts"},
 	{"bootstrap/backup/census", []string{"bootstrap/backup"}, "counts through an API, wherever that is"},
-	{"bootstrap/backup/take", []string{"bootstrap/backup", "bootstrap/backup/census", "bootstrap/cluster", "bootstrap/etcd", "bootstrap/fault", "bootstrap/host", "bootstrap/kubeconfig", "bootstrap/plan", "pki"},
+	{"bootstrap/backup/take", []string{"bootstrap/backup", "bootstrap/backup/census", "bootstrap/cluster", "bootstrap/etcd", "bootstrap/fault", "bootstrap/host", "bootstrap/kubeconfig", "bootstrap/plan", "bootstrap/spec", "pki"},
 		"reads a host, over SSH or as a component on it: no steps"},
 	{"bootstrap/backup/scheduled", component(), "a component: components do not know each other"},
 	{"bootstrap/backup/kept", []string{"bootstrap/backup", "bootstrap/backup/scheduled", "bootstrap/claim", "bootstrap/fault", "bootstrap/host", "bootstrap/spec"}, "looks at what hosts keep, and takes one with it"},

@@ -6,45 +6,29 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
+	"strings"
 
+	"github.com/kubewright/kubewright/bootstrap/certs"
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/file"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
+	"github.com/kubewright/kubewright/pki"
 )
 
 // An admin's own flags of the API server may name files of his. All control-plane hosts need the same ones:
 // without the keys in one of them an API server reads no Secret, and without any other it does not start. They
-// are on hosts only, so a further host gets them from one that has them, as it gets the cluster's authorities.
+// are on hosts only, so a further host gets them from one that has them, as it gets the cluster's authorities, and
+// a restored one from the backup.
 
-// adminFlags are the flags of the API server that name such files.
-func adminFlags() []string {
-	return []string{
-		"admission-control-config-file", "audit-policy-file", "audit-webhook-config-file", "authentication-config",
-		"authentication-token-webhook-config-file", "authorization-config", "authorization-policy-file", "authorization-webhook-config-file",
-		"egress-selector-config-file", "encryption-provider-config", "oidc-ca-file", "token-auth-file", "tracing-config-file",
-	}
-}
-
-// adminFile is a file that a flag of the API server names.
-type adminFile struct{ flag, path string }
-
-func (f adminFile) String() string {
-	return fmt.Sprintf("%s (the API server's --%s)", f.path, f.flag)
-}
-
-// adminFilesOf are those that a cluster's wish names.
-func adminFilesOf(c *spec.Cluster) []adminFile {
-	var files []adminFile
-	for _, flag := range adminFlags() {
-		if p := c.APIServer.ExtraArgs[flag]; path.IsAbs(p) && !slices.ContainsFunc(files, func(f adminFile) bool { return f.path == p }) {
-			files = append(files, adminFile{flag, p})
-		}
-	}
-	return files
+// adminFilesOf are those that a cluster's wish names. What pki/write makes is not the admin's, whoever names it.
+func adminFilesOf(c *spec.Cluster) []spec.APIServerFile {
+	return slices.DeleteFunc(c.APIServer.Files(), func(f spec.APIServerFile) bool {
+		name, below := strings.CutPrefix(f.Path, certs.Dir+"/")
+		return below && slices.Contains(pki.FileNames(), name)
+	})
 }
 
 // adminContents are what is in such files, by path; secret.
@@ -54,13 +38,13 @@ type adminContents map[string][]byte
 func (adminContents) String() string { return "the admin's files" }
 
 // readAdminFiles reads those that a host has.
-func readAdminFiles(ctx context.Context, r host.Reader, files []adminFile) (adminContents, error) {
+func readAdminFiles(ctx context.Context, r host.Reader, files []spec.APIServerFile) (adminContents, error) {
 	contents := adminContents{}
 	for _, f := range files {
-		content, err := r.ReadFile(ctx, f.path)
+		content, err := r.ReadFile(ctx, f.Path)
 		switch {
 		case err == nil:
-			contents[f.path] = content
+			contents[f.Path] = content
 		case !errors.Is(err, fs.ErrNotExist):
 			return nil, fmt.Errorf("read %s: %w", f, err)
 		}
@@ -79,7 +63,7 @@ func RefuseFiles(ctx context.Context, c *spec.Cluster, from Target, others []Tar
 	}
 	var faults []error
 	for _, f := range files {
-		if _, ok := have[f.path]; !ok {
+		if _, ok := have[f.Path]; !ok {
 			faults = append(faults, fault.At(from.Wish.Name, adminStep, fault.New(fault.HostUnsuitable,
 				"put the file there: further control-plane hosts get it from this one", "there is no %s", f)))
 		}
@@ -93,8 +77,8 @@ func RefuseFiles(ctx context.Context, c *spec.Cluster, from Target, others []Tar
 			return fault.At(t.Wish.Name, adminStep, err)
 		}
 		for _, f := range files {
-			own, ok := has[f.path]
-			if wished, known := have[f.path]; ok && known && !bytes.Equal(own, wished) {
+			own, ok := has[f.Path]
+			if wished, known := have[f.Path]; ok && known && !bytes.Equal(own, wished) {
 				faults = append(faults, fault.At(t.Wish.Name, adminStep, fault.New(fault.HostUnsuitable,
 					fmt.Sprintf("remove it from %s, which then gets that of %s; or make them the same", t.Wish.Name, from.Wish.Name),
 					"%s is another file than on %s: its API server would not work as the others do, nor read what they encrypt", f, from.Wish.Name)))
@@ -122,7 +106,7 @@ func (c *shared) writeFilesSteps() []hostStep {
 	files := adminFilesOf(c.Cluster)
 	switch {
 	case c.from != nil:
-		return c.from.keySteps()
+		return c.from.fileSteps(c.Cluster)
 	case len(files) == 0:
 		return nil
 	}
@@ -132,7 +116,7 @@ func (c *shared) writeFilesSteps() []hostStep {
 
 // shareFiles reads the admin's files, and changes nothing.
 type shareFiles struct {
-	files    []adminFile
+	files    []spec.APIServerFile
 	contents *plan.Value[adminContents]
 }
 
@@ -148,7 +132,7 @@ func (a shareFiles) Apply(context.Context, host.Host) error { return nil }
 
 // takeFiles writes those that are not there, for root alone: what is there is the admin's to change.
 type takeFiles struct {
-	files    []adminFile
+	files    []spec.APIServerFile
 	contents *plan.Value[adminContents]
 }
 
@@ -171,7 +155,7 @@ func (a takeFiles) Apply(ctx context.Context, h host.Host) error {
 func (a takeFiles) absent(ctx context.Context, r host.Reader) (file.Put, error) {
 	paths := make([]string, len(a.files))
 	for i, f := range a.files {
-		paths[i] = f.path
+		paths[i] = f.Path
 	}
 	found, err := r.Stat(ctx, paths...)
 	if err != nil {
@@ -183,11 +167,11 @@ func (a takeFiles) absent(ctx context.Context, r host.Reader) (file.Put, error) 
 		if found[i].Exists {
 			continue
 		}
-		content, ok := contents[f.path]
+		content, ok := contents[f.Path]
 		if !ok {
 			return file.Put{}, fault.New(fault.HostUnsuitable, "put the file there", "there is no %s, nor has the host it that has the others", f)
 		}
-		put.Files = append(put.Files, file.Wish{Path: f.path, Mode: 0o600, Content: content})
+		put.Files = append(put.Files, file.Wish{Path: f.Path, Mode: 0o600, Content: content})
 	}
 	return put, nil
 }

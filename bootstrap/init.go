@@ -230,7 +230,7 @@ func controlPlaneLane(c *shared, n Node, admin *plan.Value[cluster.Access]) plan
 	)
 	steps = append(steps, c.readFilesSteps()...)
 	if c.from != nil {
-		steps = append(steps, append(c.from.keySteps(), c.from.dataStep(c, n))...)
+		steps = append(steps, append(c.from.fileSteps(c.Cluster), c.from.dataStep(c, n))...)
 	}
 	steps = append(steps,
 		step("etcd/configure", "how it comes to its data", etcd.Start{Cluster: founding, New: true}),

@@ -132,24 +132,52 @@ func dataTime(bytes int64) time.Duration {
 	return plan.DefaultTimeout + time.Duration(bytes/slowest)*time.Second
 }
 
-// keySteps write what else the API server was given by the admin: without these files it
-// cannot read its Secrets, and does not start.
-func (r *Restore) keySteps() []hostStep {
+// RefuseFiles tells, before anything is changed, which file of the admin's an API server of the restored cluster would
+// not start without: the backup has it not, nor has the host. Older versions took the keys for Secrets only.
+func (r *Restore) RefuseFiles(ctx context.Context, wish *spec.Cluster, targets []Target) error {
+	files := slices.DeleteFunc(adminFilesOf(wish), func(f spec.APIServerFile) bool {
+		_, kept := r.Backup.Files[f.Path]
+		return kept
+	})
+	var faults []error
+	for _, t := range targets {
+		if t.Wish.Role != spec.ControlPlaneRole {
+			continue
+		}
+		have, err := readAdminFiles(ctx, t.Host, files)
+		if err != nil {
+			return fault.At(t.Wish.Name, adminStep, err)
+		}
+		for _, f := range files {
+			if _, ok := have[f.Path]; !ok {
+				faults = append(faults, fault.At(t.Wish.Name, adminStep, fault.New(fault.HostUnsuitable,
+					"put the file there, on every control-plane host", "there is no %s, nor has the backup it", f)))
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// fileSteps write the admin's files that the API server reads: without them it cannot read its Secrets, or does
+// not start. They come with the data, so what a host has in their place gives way.
+func (r *Restore) fileSteps(wish *spec.Cluster) []hostStep {
 	var put file.Put
-	for _, p := range r.otherFiles() {
+	for _, p := range r.adminPaths(wish) {
 		put.Files = append(put.Files, file.Wish{Path: p, Mode: 0o600, Content: r.Backup.Files[p]})
 	}
 	if len(put.Files) == 0 {
 		return nil
 	}
-	return []hostStep{step("apiserver/write-encryption", "the keys by which the API server encrypts", put)}
+	return []hostStep{step("apiserver/write-files", "the admin's own files, of the backup", put)}
 }
 
-// otherFiles are those of the backup that are not below the certificates' folder, sorted.
-func (r *Restore) otherFiles() []string {
+// adminPaths are the backup's files that are not the cluster's own, sorted: those outside the certificates' folder,
+// and in it those that the wish names. What else is there is of a host that is no more.
+func (r *Restore) adminPaths(wish *spec.Cluster) []string {
 	var paths []string
 	for p := range r.Backup.Files {
-		if !strings.HasPrefix(p, certs.Dir+"/") {
+		named := slices.ContainsFunc(adminFilesOf(wish), func(f spec.APIServerFile) bool { return f.Path == p })
+		if named || !strings.HasPrefix(p, certs.Dir+"/") {
 			paths = append(paths, p)
 		}
 	}

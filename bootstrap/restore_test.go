@@ -18,6 +18,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/foresee"
 	"github.com/kubewright/kubewright/bootstrap/host"
+	"github.com/kubewright/kubewright/bootstrap/host/hosttest"
 	"github.com/kubewright/kubewright/bootstrap/journal"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -36,8 +37,9 @@ func lostCluster() *backup.Backup {
 		Manifest: backup.Manifest{Cluster: "sim", ClusterID: "a-cluster", Nodes: []backup.Node{
 			{Name: "old", Host: "old", Address: "192.0.2.9", ControlPlane: true}, {Name: "h3", Host: "h3", Address: "198.18.0.13"}}},
 		Spec: []byte("apiVersion: kubewright.dev/v1alpha1\nkind: Cluster\nname: sim\nhosts:\n- {name: old}\n- {name: h3, labels: {disk: ssd}}\n" +
-			"apiServer:\n  extraArgs: {encryption-provider-config: /etc/kubernetes/enc.yaml}\n"),
-		Files:    map[string][]byte{"/etc/kubernetes/enc.yaml": []byte("keys")},
+			"apiServer:\n  extraArgs: {encryption-provider-config: /etc/kubernetes/enc.yaml, oidc-ca-file: /etc/kubernetes/pki/own.crt}\n"),
+		Files: map[string][]byte{"/etc/kubernetes/enc.yaml": []byte(keys), certs.Dir + "/own.crt": []byte("a certificate of the admin's"),
+			certs.Dir + "/apiserver.crt": []byte("of a host that is no more")},
 		Snapshot: backup.Entry{Name: "etcd.db", SHA256: "abc"},
 	}
 	for _, name := range pki.CommonFiles() {
@@ -135,6 +137,36 @@ func TestRestoreHasTime(t *testing.T) {
 	}
 }
 
+// A file of the admin's that neither a backup nor a host has is missed before anything is changed: an older backup has
+// the keys only, and is restored where the admin has put the others.
+func TestRestoreRefusesFiles(t *testing.T) {
+	r := NewRestore(lostCluster(), noSnapshot{})
+	wish, err := r.Wish([]string{"h1", "h2"}, []string{"h3"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sims := map[string]*hosttest.Sim{}
+	var targets []Target
+	for _, h := range wish.Hosts {
+		sims[h.Name] = hosttest.NewSim(t, h.Name)
+		targets = append(targets, Target{Wish: h, Host: sims[h.Name]})
+	}
+	if err := r.RefuseFiles(t.Context(), wish, targets); err != nil {
+		t.Errorf("the backup has all: %v", err)
+	}
+	wish.APIServer.ExtraArgs["audit-policy-file"] = policyFile
+	sims["h1"].Put(policyFile, "a policy", 0o600)
+	err = r.RefuseFiles(t.Context(), wish, targets)
+	if said := fmt.Sprint(err); fault.CodeOf(err) != fault.HostUnsuitable || strings.Contains(said, "h1") || strings.Contains(said, "h3") ||
+		!strings.Contains(said, "h2: preflight: there is no "+policyFile+" (the API server's --audit-policy-file), nor has the backup it") {
+		t.Errorf("h2 has no policy: %v", err)
+	}
+	sims["h2"].Put(policyFile, "a policy", 0o600)
+	if err := r.RefuseFiles(t.Context(), wish, targets); err != nil {
+		t.Errorf("all have it: %v", err)
+	}
+}
+
 // The plan of a restore: data and keys before etcd and API servers start, the old nodes gone,
 // and no node learns where the API is before the cluster says where it is now.
 func TestRestorePlan(t *testing.T) {
@@ -180,15 +212,28 @@ func TestRestorePlan(t *testing.T) {
 				at = i
 			}
 		}
-		in("h1", "pki/write", "apiserver/write-encryption", "etcd/restore", "etcd/configure", "controlplane/start", "backup/keep-count", "apilb/seed")
-		in("h2", "apiserver/write-encryption", "etcd/start", "controlplane/start")
+		in("h1", "pki/write", "apiserver/write-files", "etcd/restore", "etcd/configure", "controlplane/start", "backup/keep-count", "apilb/seed")
+		in("h2", "apiserver/write-files", "etcd/start", "controlplane/start")
 		in("cluster", "apiserver/wait-ready", "backup/count", "node/bury-pods", "node/forget", "cluster/apply-objects", "node/wait-ready")
 		for _, s := range steps {
 			if s.Step == "etcd/restore" && s.Lane != "h1" {
 				t.Errorf("%s gets the data, too", s.Lane)
 			}
-			if s.Step == "apiserver/write-encryption" && s.Lane == "h3" {
+			if s.Step != "apiserver/write-files" {
+				continue
+			}
+			if s.Lane == "h3" {
 				t.Error("a worker gets the keys")
+			}
+			var files []string
+			for _, d := range s.Diff {
+				files = append(files, d.Object+" "+d.After.Mode)
+				if strings.Contains(fmt.Sprintf("%v %+v", d, d.After), keys) {
+					t.Errorf("the plan tells the keys: %v", d)
+				}
+			}
+			if want := []string{"/etc/kubernetes/enc.yaml -rw-------", certs.Dir + "/own.crt -rw-------"}; !slices.Equal(files, want) {
+				t.Errorf("%s: %v", s.Lane, files)
 			}
 		}
 		if lost := r.lost(nil); !slices.Equal(lost, []string{"old"}) {

@@ -122,6 +122,7 @@ func (w *world) backUp() error {
 			c.Files = append(c.Files, backup.File{Path: file, Content: []byte(e.Content)})
 		}
 	}
+	c.Files = append(c.Files, backup.File{Path: policyFile, Content: []byte("what the API server reads of the admin's")})
 	slices.SortFunc(c.Files, func(a, b backup.File) int { return cmp.Compare(a.Path, b.Path) })
 	key, err := age.GenerateX25519Identity()
 	if err != nil {

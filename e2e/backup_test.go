@@ -75,6 +75,21 @@ resources:
   - identity: {}
 `
 
+// policy is an audit policy: without the file no API server starts that is told of it.
+const policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n"
+
+const (
+	encryptionFile = "/etc/kubernetes/encryption.yaml"
+	policyFile     = "/etc/kubernetes/audit/policy.yaml"
+)
+
+// writeAdminFiles writes what flags of the API server in backupSpec name.
+func (e *env) writeAdminFiles(t testing.TB, host string) {
+	t.Helper()
+	e.write(t, host, encryptionFile, encryption)
+	e.write(t, host, policyFile, policy)
+}
+
 // widgets is a kind of the user's own with an object.
 const widgets = `{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition",
 "metadata":{"name":"widgets.example.com"},"spec":{"group":"example.com","scope":"Namespaced",
@@ -95,7 +110,7 @@ func (e *env) backupSpec(t testing.TB, controlPlanes, workers []string, rest str
 	for _, h := range workers {
 		fmt.Fprintf(&b, "- {name: %s, role: worker}\n", h)
 	}
-	b.WriteString("apiServer:\n  extraArgs: {encryption-provider-config: /etc/kubernetes/encryption.yaml}\n" + rest)
+	b.WriteString("apiServer:\n  extraArgs: {encryption-provider-config: " + encryptionFile + ", audit-policy-file: " + policyFile + "}\n" + rest)
 	file := filepath.Join(e.dir, "backup.yaml")
 	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -137,7 +152,7 @@ func noPlain(t testing.TB) {
 func TestBackup(t *testing.T) {
 	e := newEnv(t, lab.Options{Name: "backup", Hosts: 1})
 	cp := e.host(1)
-	e.write(t, cp, "/etc/kubernetes/encryption.yaml", encryption)
+	e.writeAdminFiles(t, cp)
 	identity, recipient := e.keygen(t)
 	schedule := "backup: {schedule: yearly, keep: 2, recipients: [" + recipient + "]}\n"
 	e.must(t, "init", "-f", e.backupSpec(t, []string{cp}, nil, schedule))
@@ -360,7 +375,7 @@ func TestRestore(t *testing.T) {
 		}
 	})
 	old, worker, fresh := []string{e.host(1), e.host(2), e.host(3)}, e.host(4), []string{e.host(5), e.host(6), e.host(7)}
-	e.write(t, old[0], "/etc/kubernetes/encryption.yaml", encryption) // the others get it from there
+	e.writeAdminFiles(t, old[0]) // the others get them from there
 	identity, recipient := e.keygen(t)
 	e.must(t, "init", "-f", e.backupSpec(t, old, []string{worker}, ""))
 	e.apply(t, pinned("before", worker))
@@ -385,6 +400,12 @@ func TestRestore(t *testing.T) {
 		refused{2, []string{"the cluster is not lost", old[0], "--force"}}.check(t, e.kubewright(t, restore...))
 		refused{20, []string{"the quorum still answers", "3 voting members"}}.check(t, e.kubewright(t, "recover", "--from", old[0], "--yes"))
 	})
+	step("no backup without a file that the API server does not start without", func(t *testing.T) {
+		e.on(t, old[0], "mv", policyFile, policyFile+".away")
+		refused{23, []string{"no cluster could be made again from the backup", policyFile + " (the API server's --audit-policy-file)"}}.check(t,
+			e.kubewright(t, "backup", old[0], "-o", filepath.Join(e.dir, "none.kwbackup"), "--recipient", recipient))
+		e.on(t, old[0], "mv", policyFile+".away", policyFile)
+	})
 	step("on new addresses, all objects", func(t *testing.T) {
 		for _, h := range old {
 			if err := e.lab.Kill(t.Context(), h); err != nil {
@@ -401,6 +422,16 @@ func TestRestore(t *testing.T) {
 			t.Error("what was made after the backup is there")
 		}
 		e.kubectl(t, "get", "widget", "one")
+		for _, h := range fresh {
+			for file, content := range map[string]string{encryptionFile: encryption, policyFile: policy} {
+				if got := e.raw(t, h, "cat", file); got != content {
+					t.Errorf("%s on %s: %q", file, h, got)
+				}
+				if mode := strings.TrimSpace(e.on(t, h, "stat", "-c", "%a %U", file)); mode != "600 root" {
+					t.Errorf("%s on %s is %s", file, h, mode)
+				}
+			}
+		}
 	})
 	step("the old control plane is forgotten, and the worker led to the new one", func(t *testing.T) {
 		if got := strings.Fields(e.kubectl(t, "get", "nodes", "-o", "jsonpath={.items[*].metadata.name}")); !slices.Equal(got, append([]string{worker}, fresh...)) {

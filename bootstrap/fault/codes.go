@@ -31,7 +31,7 @@ var meanings = map[Code]string{
 	Quorum:          "etcd would lose its quorum, or has lost it; the message has the arithmetic",
 	DrainBlocked:    "pods of a node that is to leave cannot go: the message names the disruption budgets that keep them, or the pods that nothing would make anew",
 	WritesLost:      "a drill found that writes which the API had acknowledged are gone, or were not seen by a later read",
-	BackupRefused:   "a backup file is cut short, altered, locked for the keys that were given, or no backup",
+	BackupRefused:   "a backup file is cut short, altered, locked for the keys that were given, or no backup; or none is taken, as a host lacks a file that no cluster is made again without",
 	BackupDiffers:   "a cluster made from a backup is not what the backup's manifest says; the table has the differences",
 	Interrupted:     "stopped by Ctrl-C or SIGTERM, between two steps; the same command goes on from there",
 }

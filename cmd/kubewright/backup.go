@@ -31,7 +31,8 @@ func (a *app) backupCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "backup [HOST...] -o FILE",
 		Short: "Write one encrypted file from which the cluster can be rebuilt",
-		Long: "backup streams etcd's snapshot, all keys of the control plane, the cluster's record and a count of all objects at one\n" +
+		Long: "backup streams etcd's snapshot, all keys of the control plane, the files of yours that flags of the API server name\n" +
+			"(such as --encryption-provider-config and --audit-policy-file), the cluster's record and a count of all objects at one\n" +
 			"revision into one file that is encrypted on the way (age): nothing of it comes to this machine's disk in the clear.\n" +
 			"It goes through a healthy control-plane host of the cluster in the kubeconfig; name hosts if the API does not answer.\n" +
 			"Encrypt to public keys (`kubewright backup keygen`), and keep the private one where the cluster is not. Prove the file with\n" +

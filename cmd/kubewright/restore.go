@@ -27,11 +27,12 @@ func (a *app) restoreCommand(do doer) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "restore FILE --hosts HOST,... | -f cluster.yaml",
 		Short: "Make the cluster of a backup again, on the same or on other hosts",
-		Long: "restore makes the control plane of a backup anew on hosts that belong to no cluster: with its authorities, its data and its\n" +
-			"name. The first of --hosts gets the data, the others join it. Workers that are still there keep running and are led to the new\n" +
-			"hosts: those of the backup that SSH reaches, or those of --workers. With -f the hosts are those of a file, which has to be of the same\n" +
-			"cluster. In the end all objects are counted, and compared with the backup. The old control plane has to be down; those of\n" +
-			"its hosts that are not among the new ones have to stay off, or be reset.",
+		Long: "restore makes the control plane of a backup anew on hosts that belong to no cluster: with its authorities, its data, its\n" +
+			"name and the files of yours that flags of its API server name. The first of --hosts gets the data, the others join it. Workers\n" +
+			"that are still there keep running and are led to the new hosts: those of the backup that SSH reaches, or those of --workers.\n" +
+			"With -f the hosts are those of a file, which has to be of the same cluster. In the end all objects are counted, and compared\n" +
+			"with the backup. The old control plane has to be down; those of its hosts that are not among the new ones have to stay off,\n" +
+			"or be reset.",
 		Example: "  kubewright restore prod.kwbackup --identity backup.key --hosts cp4,cp5,cp6\n" +
 			"  kubewright restore prod.kwbackup --identity backup.key -f cluster.yaml",
 		Args: cobra.ExactArgs(1),
@@ -163,6 +164,9 @@ func (w *work) findRestored(ctx context.Context, r *bootstrap.Restore) (err erro
 		}
 	}
 	if w.targets, err = r.Resume(ctx, w.targets); err != nil {
+		return err
+	}
+	if err := r.RefuseFiles(ctx, w.Spec, w.targets); err != nil {
 		return err
 	}
 	if serving := r.OldServers(ctx, w.Spec, w.targets); len(serving) > 0 && !w.Force {

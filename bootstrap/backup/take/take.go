@@ -1,6 +1,6 @@
 // Package take gathers what goes into a backup from a control-plane host: etcd's
-// snapshot, the objects counted at its revision, the keys and the record. It changes
-// nothing, and works alike through SSH and on the host itself.
+// snapshot, the objects counted at its revision, the keys, the admin's files that the API
+// server reads, and the record. It changes nothing, and works alike through SSH and on the host itself.
 package take
 
 import (
@@ -32,6 +32,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
 	"github.com/kubewright/kubewright/pki"
 )
 
@@ -138,18 +139,11 @@ func (t *taker) access(ctx context.Context) (cluster.Access, error) {
 	return access, nil
 }
 
-// files takes all keys and certificates, and the keys by which the API server encrypts.
+// files takes all keys and certificates, and the admin's files that the API server reads.
 func (t *taker) files(ctx context.Context) error {
 	paths, err := t.below(ctx, pkiDir)
 	if err != nil {
 		return err
-	}
-	encryption, err := t.encryptionConfig(ctx)
-	if err != nil {
-		return err
-	}
-	if encryption != "" && !slices.Contains(paths, encryption) {
-		paths = append(paths, encryption)
 	}
 	// No cluster is made again without these, and where an admin keeps them elsewhere they are links.
 	for _, name := range pki.CommonFiles() {
@@ -158,16 +152,36 @@ func (t *taker) files(ctx context.Context) error {
 		}
 	}
 	for _, p := range paths {
-		content, err := t.host.ReadFile(ctx, p)
-		if errors.Is(err, fs.ErrNotExist) {
-			return fault.New(fault.BackupRefused, "put it back where it was; the other control-plane hosts have the same",
-				"no cluster could be made again from the backup: %w", err)
-		}
-		if err != nil {
+		if err := t.file(ctx, p, p); err != nil {
 			return err
 		}
-		t.into.Files = append(t.into.Files, backup.File{Path: p, Content: content})
 	}
+	admins, err := t.adminFiles(ctx)
+	if err != nil {
+		return err
+	}
+	for _, f := range admins {
+		if slices.Contains(paths, f.Path) {
+			continue
+		}
+		if err := t.file(ctx, f.Path, f.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// file takes one that no cluster is made again without; called is what it is to whoever has to put it back.
+func (t *taker) file(ctx context.Context, name, called string) error {
+	content, err := t.host.ReadFile(ctx, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.New(fault.BackupRefused, "put it back where it was; the other control-plane hosts have the same",
+			"no cluster could be made again from the backup: there is no %s", called)
+	}
+	if err != nil {
+		return err
+	}
+	t.into.Files = append(t.into.Files, backup.File{Path: name, Content: content})
 	return nil
 }
 
@@ -200,23 +214,35 @@ func (t *taker) below(ctx context.Context, dir string) ([]string, error) {
 	return files, nil
 }
 
-// encryptionConfig is the file with the API server's keys for Secrets, "" if it has none.
-func (t *taker) encryptionConfig(ctx context.Context) (string, error) {
+// adminFiles are the admin's that flags of the API server name, as it was started with them.
+func (t *taker) adminFiles(ctx context.Context) ([]spec.APIServerFile, error) {
 	content, err := t.host.ReadFile(ctx, apiServerFile)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	options, err := unit.DeserializeOptions(bytes.NewReader(content))
 	if err != nil {
-		return "", fmt.Errorf("parse %s: %w", apiServerFile, err)
+		return nil, fmt.Errorf("parse %s: %w", apiServerFile, err)
 	}
 	for _, o := range options {
 		if o.Section == "Service" && o.Name == "ExecStart" {
-			words := strings.Fields(strings.ReplaceAll(o.Value, "\\\n", " ")) // one line goes on in the next
-			return flagOf(words, "encryption-provider-config"), nil
+			words := wordsOf(o.Value)
+			return spec.APIServerFiles(func(flag string) string { return flagOf(words, flag) }), nil
 		}
 	}
-	return "", fmt.Errorf("parse %s: it starts nothing", apiServerFile)
+	return nil, fmt.Errorf("parse %s: it starts nothing", apiServerFile)
+}
+
+// wordsOf splits a unit's command line: one with blanks in it has quotes and a line of its own.
+func wordsOf(command string) (words []string) {
+	for line := range strings.SplitSeq(command, "\\\n") {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, `"`) {
+			words = append(words, line)
+		} else {
+			words = append(words, strings.Fields(line)...)
+		}
+	}
+	return words
 }
 
 // flagOf is a flag's value in a unit's command line, as pflag reads it: the last one counts.

@@ -3,7 +3,10 @@ package take
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,22 +21,24 @@ import (
 	"github.com/kubewright/kubewright/pki"
 )
 
-func TestEncryptionConfig(t *testing.T) {
+func TestAdminFiles(t *testing.T) {
 	for name, c := range map[string]struct {
 		flags []string
 		want  string
 	}{
-		"none":        {[]string{"--etcd-servers=x"}, ""},
-		"one":         {[]string{"--a=b", "--encryption-provider-config=/etc/kubernetes/enc.yaml", "--z=y"}, "/etc/kubernetes/enc.yaml"},
-		"two words":   {[]string{"--encryption-provider-config", "/etc/enc.yaml"}, "/etc/enc.yaml"},
-		"another one": {[]string{"--encryption-provider-config-automatic-reload=true"}, ""},
+		"none":        {[]string{"--etcd-servers=x"}, "[]"},
+		"one":         {[]string{"--a=b", "--encryption-provider-config=/etc/kubernetes/enc.yaml", "--z=y"}, "[/etc/kubernetes/enc.yaml (the API server's --encryption-provider-config)]"},
+		"two words":   {[]string{"--encryption-provider-config", "/etc/enc.yaml"}, "[/etc/enc.yaml (the API server's --encryption-provider-config)]"},
+		"another one": {[]string{"--encryption-provider-config-automatic-reload=true"}, "[]"},
+		"two": {[]string{"--audit-policy-file=/etc/audit.yaml", "--audit-log-path=/var/log/audit.log", "--oidc-ca-file=/etc/own ca.crt"},
+			"[/etc/audit.yaml (the API server's --audit-policy-file) /etc/own ca.crt (the API server's --oidc-ca-file)]"},
 	} {
 		s := hosttest.NewSim(t, "cp1")
 		service := systemd.Service{Name: "kube-apiserver.service", Type: "notify", Exec: append([]string{"/opt/kube-apiserver"}, c.flags...)}
 		s.Put(apiServerFile, string(service.File()), 0o644)
 		tk := &taker{host: s}
-		if got, err := tk.encryptionConfig(t.Context()); err != nil || got != c.want {
-			t.Errorf("%s: %q, %v", name, got, err)
+		if got, err := tk.adminFiles(t.Context()); err != nil || fmt.Sprint(got) != c.want {
+			t.Errorf("%s: %v, %v", name, got, err)
 		}
 	}
 }
@@ -53,9 +58,17 @@ func TestFilesBelow(t *testing.T) {
 
 // TestFiles: what a cluster cannot be made again without is in a backup, also where it is a link; or there is no backup.
 func TestFiles(t *testing.T) {
-	for _, lost := range append([]string{""}, pki.CommonFiles()...) {
+	const policy = "/etc/kubernetes/audit.yaml"
+	for _, lost := range append([]string{"", policy + " (the API server's --audit-policy-file)"}, pki.CommonFiles()...) {
 		s := hosttest.NewSim(t, "cp1")
-		s.Put(apiServerFile, string(systemd.Service{Name: "kube-apiserver.service", Exec: []string{"/opt/kube-apiserver"}}.File()), 0o644)
+		s.Put(apiServerFile, string(systemd.Service{Name: "kube-apiserver.service", Exec: []string{
+			"/opt/kube-apiserver", "--audit-policy-file=" + policy, "--oidc-ca-file=" + pkiDir + "/own.crt", "--token-auth-file=" + pkiDir + "/linked.csv"}}.File()), 0o644)
+		s.Put(pkiDir+"/own.crt", "in the folder of the cluster's", 0o644)
+		s.Put("/srv/tokens.csv", "tokens", 0o600)
+		s.PutLink("/srv/tokens.csv", pkiDir+"/linked.csv")
+		if !strings.HasPrefix(lost, policy) {
+			s.Put(policy, "a policy", 0o600)
+		}
 		s.Put("/srv/keys/ca.key", "the authority's", 0o600)
 		s.Put(pkiDir+"/apiserver.crt", "x", 0o644)
 		for _, name := range pki.CommonFiles() {
@@ -80,7 +93,10 @@ func TestFiles(t *testing.T) {
 		for _, f := range tk.into.Files {
 			got[f.Path] = string(f.Content)
 		}
-		if err != nil || len(got) != len(pki.CommonFiles())+1 || got[pkiDir+"/ca.key"] != "the authority's" {
+		if got[policy] != "a policy" || got[pkiDir+"/own.crt"] == "" || got[pkiDir+"/linked.csv"] != "tokens" {
+			t.Errorf("the admin's files: %v", slices.Sorted(maps.Keys(got)))
+		}
+		if err != nil || len(got) != len(pki.CommonFiles())+4 || len(got) != len(tk.into.Files) || got[pkiDir+"/ca.key"] != "the authority's" {
 			t.Errorf("%d files, ca.key is %q, %v", len(got), got[pkiDir+"/ca.key"], err)
 		}
 	}
