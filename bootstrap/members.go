@@ -9,6 +9,7 @@ import (
 	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/controlplane"
 	"github.com/kubewright/kubewright/bootstrap/etcd"
+	"github.com/kubewright/kubewright/bootstrap/fault"
 	"github.com/kubewright/kubewright/bootstrap/host"
 	"github.com/kubewright/kubewright/bootstrap/plan"
 	"github.com/kubewright/kubewright/bootstrap/spec"
@@ -104,17 +105,21 @@ func memberLane(c *shared, m member, before ...hostStep) plan.Lane {
 	return c.lane(n, append(steps, c.controllerSteps(n)...))
 }
 
-// RefuseMembers tells by etcd's arithmetic why control-plane hosts cannot join, before anything is
-// changed. etcd is reached through one that is in the cluster.
+// RefuseMembers tells why control-plane hosts cannot join, before anything is changed: by etcd's arithmetic, and
+// of hosts whose data are another etcd's. etcd is reached through one that is in the cluster.
 func RefuseMembers(ctx context.Context, via host.Reader, joining []Target) error {
 	client := etcd.NewClient(via, certs.Dir+"/etcd")
 	defer client.Close() //nolint:errcheck // only read through
 	for _, t := range joining {
-		if t.Wish.Role != spec.ControlPlaneRole || t.EtcdData {
+		if t.Wish.Role != spec.ControlPlaneRole {
 			continue
 		}
-		if err := (etcd.AddLearner{Name: t.Wish.Name}).Refuse(ctx, client); err != nil {
-			return err
+		member := etcd.AddLearner{Name: t.Wish.Name, Fresh: !t.EtcdData}
+		if t.Claim != nil { // it has been here before
+			member.Name, member.PeerURL = t.Claim.Node, etcd.PeerURL(t.Claim.Address)
+		}
+		if err := member.Refuse(ctx, client); err != nil {
+			return fault.At(t.Wish.Name, "etcd/look", err)
 		}
 	}
 	return nil

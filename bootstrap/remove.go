@@ -95,6 +95,18 @@ func (d *Departure) controlPlanes() []Leaver {
 	return slices.DeleteFunc(slices.Clone(d.Nodes), func(n Leaver) bool { return !n.ControlPlane })
 }
 
+// members takes those of the control-plane nodes that leave out of etcd, and tells done.
+func (d *Departure) members(done *plan.Value[bool]) etcd.Remove {
+	a := etcd.Remove{Done: done}
+	for _, n := range d.controlPlanes() {
+		a.Names = append(a.Names, n.Node)
+		if n.Address.IsValid() {
+			a.PeerURLs = append(a.PeerURLs, etcd.PeerURL(n.Address))
+		}
+	}
+	return a
+}
+
 // NodeNames are the nodes that leave.
 func (d *Departure) NodeNames() []string { return names(d.Nodes) }
 
@@ -191,15 +203,13 @@ func (l *leaving) etcdSteps() []etcdStep {
 		return nil
 	}
 	needs := []plan.Cell{l.drained, l.unlisted}
-	var members []string
 	for _, n := range l.controlPlanes() {
-		members = append(members, n.Node)
 		if stopped := l.stopped[n.Node]; stopped != nil {
 			needs = append(needs, stopped)
 		}
 	}
 	return []etcdStep{{Name: "etcd/remove-members", Doc: "move the lead away, and take the members out for ever", Needs: needs,
-		Sets: []plan.Cell{l.left}, Do: etcd.Remove{Names: members, Done: l.left}}}
+		Sets: []plan.Cell{l.left}, Do: l.members(l.left)}}
 }
 
 // localSteps have the user's kubeconfig lead to an API server that stays.
@@ -280,15 +290,14 @@ func (d *Departure) Nodeless(ctx context.Context, via host.Reader, names []strin
 
 // Refuse tells by etcd's arithmetic why the nodes cannot leave, before anything is changed.
 func (d *Departure) Refuse(ctx context.Context) error {
-	members := d.controlPlanes()
-	if len(members) == 0 {
+	if len(d.controlPlanes()) == 0 {
 		return nil
 	}
 	client := d.Etcd.connect(d.Keeper.Host)
 	if c, ok := client.(io.Closer); ok {
 		defer c.Close() //nolint:errcheck // only read through
 	}
-	return etcd.Remove{Names: names(members)}.Refuse(ctx, client)
+	return d.members(nil).Refuse(ctx, client)
 }
 
 // Last is the fault of a departure after which no control plane would be left.

@@ -73,7 +73,9 @@ func (a AddLearner) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	return nil, nil
 }
 
-// Refuse tells by the arithmetic why the member cannot be let in now, nil if it can.
+// Refuse tells why the member cannot be let in now, nil if it can: by the arithmetic, or because its host has the
+// data of another etcd's. That would go on as a member of what it knows: of the cluster as it was before a restore,
+// say, which may even have a quorum.
 func (a AddLearner) Refuse(ctx context.Context, r Reader) error {
 	members, err := observe(ctx, r)
 	if err != nil {
@@ -82,7 +84,14 @@ func (a AddLearner) Refuse(ctx context.Context, r Reader) error {
 	if _, there := members.At(a.PeerURL); there {
 		return nil
 	}
-	return members.MayAdd(a.Name)
+	if a.Fresh {
+		return members.MayAdd(a.Name)
+	}
+	if _, known := members.Named(a.Name); known {
+		return nil
+	}
+	return fault.New(fault.HostTaken, "`kubewright reset` it, which takes these data away, then join it again",
+		"it has the data of a member of etcd, and the cluster's etcd has no member %s: they are of the cluster as it was before a restore, or it gave this host up", a.Name)
 }
 
 // Foresee: a member that nothing is known of is to be let in.
@@ -198,7 +207,9 @@ func (a Promote) Apply(ctx context.Context, w Writer) error {
 // Remove takes members out for ever, one at a time.
 type Remove struct {
 	Names []string
-	Done  *plan.Value[bool] // nil: nobody waits for it
+	// PeerURLs of their hosts tell those that have been let in and have never started: they have no name.
+	PeerURLs []string
+	Done     *plan.Value[bool] // nil: nobody waits for it
 }
 
 var _ plan.Action[Reader, Writer] = Remove{}
@@ -215,9 +226,16 @@ func (a Remove) leaving(members Membership) Membership {
 		}
 		return 0
 	}
-	leaving := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return !m.Started() || !slices.Contains(a.Names, m.Name) })
+	leaving := slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return !a.means(m) })
 	slices.SortStableFunc(leaving, func(x, y Member) int { return order(x) - order(y) })
 	return leaving
+}
+
+func (a Remove) means(m Member) bool {
+	if m.Started() {
+		return slices.Contains(a.Names, m.Name)
+	}
+	return slices.ContainsFunc(m.Peers, func(url string) bool { return slices.Contains(a.PeerURLs, url) })
 }
 
 func (a Remove) Check(ctx context.Context, r Reader) (plan.Diff, error) {
@@ -227,7 +245,7 @@ func (a Remove) Check(ctx context.Context, r Reader) (plan.Diff, error) {
 	}
 	var diff plan.Diff
 	for _, m := range a.leaving(members) {
-		diff = append(diff, memberChange(plan.Delete, m.Name, "for ever"))
+		diff = append(diff, memberChange(plan.Delete, m.Title(), "for ever"))
 	}
 	if len(diff) == 0 && a.Done != nil {
 		a.Done.Set(true)
@@ -285,7 +303,7 @@ func (a Remove) Apply(ctx context.Context, w Writer) error {
 		if err := w.Remove(ctx, next.ID); err != nil && !errors.Is(err, ErrMemberNotFound) {
 			return unavailable(err)
 		}
-		return next.Name + " is on its way out", nil // and the others are looked at again
+		return next.Title() + " is on its way out", nil // and the others are looked at again
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -185,6 +186,26 @@ func TestPromote(t *testing.T) {
 	}
 }
 
+func TestRefuse(t *testing.T) {
+	for name, c := range map[string]struct {
+		joins   AddLearner
+		members Membership
+		code    fault.Code
+	}{
+		"a new host":                    {AddLearner{Name: "cp2", Fresh: true}, members("cp1"), ""},
+		"a new host, one too many down": {AddLearner{Name: "cp3", Fresh: true}, members("cp1", "-cp2"), fault.Quorum},
+		"a member, again":               {AddLearner{Name: "cp2"}, members("cp1", "cp2"), ""},
+		"a member of another etcd":      {AddLearner{Name: "cp3"}, members("cp1", "cp2"), fault.HostTaken},
+	} {
+		if err := c.joins.Refuse(t.Context(), &fake{members: c.members}); fault.CodeOf(err) != c.code {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// newcomer is the address of a host whose member has not started.
+var newcomer = netip.MustParseAddr("192.0.2.9")
+
 func TestRemove(t *testing.T) {
 	led := func(ms Membership, leader int) Membership { ms[leader].Leader = true; return ms }
 	for name, c := range map[string]struct {
@@ -197,11 +218,15 @@ func TestRemove(t *testing.T) {
 		code      fault.Code
 		fails     string
 	}{
-		"it is gone":           {members: members("cp1"), names: []string{"cp9"}},
-		"a follower":           {members: led(members("cp1", "cp2", "cp3"), 0), names: []string{"cp3"}, did: []string{"remove id-cp3"}},
-		"the leader":           {members: led(members("cp1", "cp2", "cp3"), 0), names: []string{"cp1"}, did: []string{"lead id-cp2", "remove id-cp1"}},
-		"the dead one first":   {members: led(members("cp1", "cp2", "-cp3"), 0), names: []string{"cp2", "cp3"}, did: []string{"remove id-cp3", "remove id-cp2"}},
-		"all but a follower":   {members: led(members("cp1", "cp2", "cp3"), 0), names: []string{"cp1", "cp2"}, did: []string{"remove id-cp2", "lead id-cp3", "remove id-cp1"}},
+		"it is gone":         {members: members("cp1"), names: []string{"cp9"}},
+		"a follower":         {members: led(members("cp1", "cp2", "cp3"), 0), names: []string{"cp3"}, did: []string{"remove id-cp3"}},
+		"the leader":         {members: led(members("cp1", "cp2", "cp3"), 0), names: []string{"cp1"}, did: []string{"lead id-cp2", "remove id-cp1"}},
+		"the dead one first": {members: led(members("cp1", "cp2", "-cp3"), 0), names: []string{"cp2", "cp3"}, did: []string{"remove id-cp3", "remove id-cp2"}},
+		"all but a follower": {members: led(members("cp1", "cp2", "cp3"), 0), names: []string{"cp1", "cp2"}, did: []string{"remove id-cp2", "lead id-cp3", "remove id-cp1"}},
+		"one that never started": {members: append(led(members("cp1"), 0), Member{ID: "new", Peers: []string{PeerURL(newcomer)}, Learner: true}),
+			names: []string{"cp2"}, did: []string{"remove new"}},
+		"another's that never started": {members: append(led(members("cp1"), 0), Member{ID: "new", Peers: []string{"https://192.0.2.99:2380"}, Learner: true}),
+			names: []string{"cp2"}},
 		"one is needed":        {members: led(members("cp1", "cp2", "-cp3"), 0), names: []string{"cp2"}, code: fault.Quorum, fails: "the cluster would stop"},
 		"all at once":          {members: led(members("cp1", "cp2"), 0), names: []string{"cp1", "cp2"}, code: fault.Quorum, fails: "none would be left"},
 		"the lead moves later": {members: led(members("cp1", "cp2"), 0), names: []string{"cp1"}, next: []error{ErrElecting}, did: []string{"lead id-cp2", "lead id-cp2", "remove id-cp1"}, said: ErrElecting.Error()},
@@ -209,7 +234,7 @@ func TestRemove(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := &fake{members: c.members, next: c.next}
 			done := plan.NewValue[bool]("the removal")
-			said, err := run(t, f, Remove{Names: c.names, Done: done})
+			said, err := run(t, f, Remove{Names: c.names, PeerURLs: []string{PeerURL(newcomer)}, Done: done})
 			expect(t, f, c.did, said, c.said, err, c.code, c.fails)
 			if done.IsSet() != (err == nil) {
 				t.Errorf("done: %t", done.IsSet())

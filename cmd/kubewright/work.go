@@ -82,6 +82,9 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 			w = nil
 		}
 	}()
+	if twice, is := namedTwice(r.Hosts); is { // it would wait for its own lock
+		return w, fault.New(fault.Usage, "name it once", "%s is named twice", twice)
+	}
 	installs := r.Verb == verbInit || r.Verb == verbJoin || r.Verb == verbApply || r.Verb == verbRestore
 	var access cluster.Access
 	if r.Verb == verbJoin {
@@ -133,6 +136,15 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		err = a.findJournals(ctx, w, connect)
 	}
 	return w, err
+}
+
+func namedTwice(hosts []spec.Host) (name string, is bool) {
+	for i, h := range hosts {
+		if slices.ContainsFunc(hosts[:i], func(o spec.Host) bool { return o.Name == h.Name }) {
+			return h.Name, true
+		}
+	}
+	return "", false
 }
 
 // findLive looks at the cluster that the wish is about, if it is there already,
