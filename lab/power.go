@@ -276,8 +276,17 @@ func (l *Lab) halt(ctx context.Context, h *hostState) error {
 }
 
 // waitReady returns when a host answers ssh and systemd has started all that it
-// should. A unit that failed is an error with its name.
+// should. A unit that failed is an error with its name, and one that does not come to its end
+// in time one with its job.
 func (l *Lab) waitReady(ctx context.Context, h hostState) error {
+	err := l.awaitReady(ctx, h)
+	if err != nil && h.Init.alive() && fault.CodeOf(context.Cause(ctx)) == fault.Timeout {
+		return l.starting(ctx, h)
+	}
+	return err
+}
+
+func (l *Lab) awaitReady(ctx context.Context, h hostState) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() { // a host that dies is not waited for
@@ -299,9 +308,6 @@ func (l *Lab) waitReady(ctx context.Context, h hostState) error {
 	for {
 		var out bytes.Buffer
 		status, err := l.exec(ctx, h, []string{"systemctl", "is-system-running", "--wait"}, nil, &out, &out)
-		if err != nil && h.Init.alive() && fault.CodeOf(context.Cause(ctx)) == fault.Timeout {
-			return l.starting(ctx, h)
-		}
 		if err != nil {
 			return err
 		}
@@ -323,8 +329,8 @@ func (l *Lab) waitReady(ctx context.Context, h hostState) error {
 	}
 }
 
-// starting is the fault of a host that runs and answers, but has not started all in time: a unit that
-// waits for another one, such as an API server for etcd, does not fail.
+// starting is the fault of a host that runs, but has not started all in time: a unit that waits for
+// another one, such as an API server for etcd, does not fail.
 func (l *Lab) starting(ctx context.Context, h hostState) error {
 	const patience = 5 * time.Second
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
@@ -335,7 +341,7 @@ func (l *Lab) starting(ctx context.Context, h hostState) error {
 		jobs = "its jobs are: " + strings.Join(strings.Fields(out.String()), " ")
 	}
 	return fault.New(fault.Timeout, l.commandOn(h, "systemctl list-jobs")+" and "+l.commandOn(h, "systemctl --failed"),
-		"it is on, but has not started all units after %s: %s", bootDeadline, jobs)
+		"it is on, but not up after %s: %s", bootDeadline, jobs)
 }
 
 // commandOn is how an admin runs a command on a host, whatever it lacks.
