@@ -114,6 +114,9 @@ func RefuseMembers(ctx context.Context, via host.Reader, joining []Target) error
 		if t.Wish.Role != spec.ControlPlaneRole {
 			continue
 		}
+		if t.Fenced != "" {
+			return fencedOff(t)
+		}
 		member := etcd.AddLearner{Name: t.Wish.Name, Fresh: !t.EtcdData}
 		if t.Claim != nil { // it has been here before
 			member.Name, member.PeerURL = t.Claim.Node, etcd.PeerURL(t.Claim.Address)
