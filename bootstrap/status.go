@@ -69,9 +69,12 @@ type AddonStatus struct {
 // BackupStatus is what the schedule for backups has brought.
 type BackupStatus struct {
 	Schedule string    `json:"schedule"`        // as OnCalendar= has it
-	Newest   time.Time `json:"newest,omitzero"` // when it was made; zero: there is none
+	Newest   time.Time `json:"newest,omitzero"` // when it was made; zero: none was seen
 	Host     string    `json:"host,omitempty"`  // that has it
 	Missed   time.Time `json:"missed,omitzero"` // when a younger one should have been made
+	// Unseen are the control-plane nodes whose hosts could not be asked for their backups. What
+	// is said of the newest one holds for the others alone.
+	Unseen []string `json:"unseen,omitempty"`
 }
 
 // Observe looks at a cluster through its API, and at each of its hosts through
@@ -136,13 +139,13 @@ func Observe(ctx context.Context, client cluster.Reader, server string,
 		})
 	}
 	hosts.Wait()
-	if s.Backups, err = backupStatus(ctx, shelves); err != nil {
+	if s.Backups, err = backupStatus(ctx, shelves, s.Nodes); err != nil {
 		s.Trouble = append(s.Trouble, fmt.Sprintf("the schedule of backups: %v", err))
 	}
 	return s, nil
 }
 
-func backupStatus(ctx context.Context, shelves []*kept.Shelf) (*BackupStatus, error) {
+func backupStatus(ctx context.Context, shelves []*kept.Shelf, nodes []NodeStatus) (*BackupStatus, error) {
 	i := slices.IndexFunc(shelves, func(s *kept.Shelf) bool { return s.Schedule != "" })
 	if i < 0 {
 		return nil, nil
@@ -150,6 +153,12 @@ func backupStatus(ctx context.Context, shelves []*kept.Shelf) (*BackupStatus, er
 	b := &BackupStatus{Schedule: shelves[i].Schedule}
 	if on, newest := kept.Newest(shelves); newest != nil {
 		b.Newest, b.Host = newest.Made, on.Host
+	}
+	for _, n := range nodes {
+		seen := func(s *kept.Shelf) bool { return s.Node == n.Node }
+		if n.Role == controlPlaneRole && !slices.ContainsFunc(shelves, seen) {
+			b.Unseen = append(b.Unseen, n.Node)
+		}
 	}
 	var err error
 	b.Missed, err = kept.Overdue(ctx, shelves, 1, time.Now())

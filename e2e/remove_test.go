@@ -91,7 +91,7 @@ func TestRemove(t *testing.T) {
 	t.Run("a budget that blocks", func(t *testing.T) {
 		refused{21, []string{ // it is not waited for: --timeout is minutes
 			"node " + w2 + " cannot be drained: default/web-", "PodDisruptionBudget default/web",
-			"minAvailable 2, currentHealthy 2, desiredHealthy 2, disruptionsAllowed 0", "the node takes pods again, nothing else was changed",
+			"minAvailable 2, currentHealthy 2, desiredHealthy 2, disruptionsAllowed 0", "the node takes pods again, ",
 			"wants 2 healthy pods of 2: scale up what it selects to 3 pods or more, or lower its minAvailable to 1 or less", "--force",
 		}}.check(t, e.kubewright(t, "remove", w2))
 		if e.cordoned(t, w2) {

@@ -276,8 +276,17 @@ func (l *Lab) halt(ctx context.Context, h *hostState) error {
 }
 
 // waitReady returns when a host answers ssh and systemd has started all that it
-// should. A unit that failed is an error with its name.
+// should. A unit that failed is an error with its name, and one that does not come to its end
+// in time one with its job.
 func (l *Lab) waitReady(ctx context.Context, h hostState) error {
+	err := l.awaitReady(ctx, h)
+	if err != nil && h.Init.alive() && fault.CodeOf(context.Cause(ctx)) == fault.Timeout {
+		return l.starting(ctx, h)
+	}
+	return err
+}
+
+func (l *Lab) awaitReady(ctx context.Context, h hostState) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() { // a host that dies is not waited for
@@ -311,12 +320,33 @@ func (l *Lab) waitReady(ctx context.Context, h hostState) error {
 			if _, err := l.exec(ctx, h, list, nil, &out, &out); err != nil {
 				return err
 			}
-			return fault.New(fault.StepFailed, "", "it is %s: %s", state, strings.Join(strings.Fields(out.String()), " "))
+			return fault.New(fault.StepFailed, l.commandOn(h, "systemctl --failed"),
+				"it is %s: %s", state, strings.Join(strings.Fields(out.String()), " "))
 		}
 		if err := pause(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// starting is the fault of a host that runs, but has not started all in time: a unit that waits for
+// another one, such as an API server for etcd, does not fail.
+func (l *Lab) starting(ctx context.Context, h hostState) error {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	var out bytes.Buffer
+	jobs := "it could not be asked for what it waits"
+	if status, err := l.exec(ctx, h, []string{"systemctl", "list-jobs", "--no-legend", "--full"}, nil, &out, &out); err == nil && status == 0 {
+		jobs = "its jobs are: " + strings.Join(strings.Fields(out.String()), " ")
+	}
+	return fault.New(fault.Timeout, l.commandOn(h, "systemctl list-jobs")+" and "+l.commandOn(h, "systemctl --failed"),
+		"it is on, but not up after %s: %s", bootDeadline, jobs)
+}
+
+// commandOn is how an admin runs a command on a host, whatever it lacks.
+func (l *Lab) commandOn(h hostState, command string) string {
+	return fmt.Sprintf("`kubewright lab exec %s %s -- %s`", l.Name(), h.Name, command)
 }
 
 // waitSSH returns when an SSH server shows its banner.

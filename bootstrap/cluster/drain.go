@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,7 +27,8 @@ import (
 
 // Drain moves the pods of nodes to others, as far as disruption budgets let it. All nodes
 // are cordoned first, so that no pod moves from one to the next. A drain that does not
-// come to its end uncordons what it cordoned: nothing else has changed then.
+// come to its end uncordons what it cordoned: nothing else has changed then but for the pods that it
+// evicted until then, which its error names.
 type Drain struct {
 	Nodes []Leaving
 	// Timeout is how long budgets are waited for, and pods that end. After it, a drain
@@ -153,6 +155,9 @@ type drainer struct {
 	Drain
 	kube  kubernetes.Interface
 	began time.Time
+
+	mu      sync.Mutex
+	evicted []string // pods that were asked to go, of all nodes
 }
 
 func (d *drainer) patch(ctx context.Context, node, patch string) (*corev1.Node, error) {
@@ -243,7 +248,7 @@ func (d *drainer) drain(ctx context.Context, n Leaving) error {
 		case len(left) == 0:
 			return nil
 		default:
-			text = fmt.Sprintf("%s left on node %s: %s", count(len(left), "pod"), n.Node, left)
+			text = fmt.Sprintf("%s left on node %s: %s", count(len(left), "pod"), n.Node, left.progress())
 		}
 		if text != said {
 			plan.Report(ctx, text)
@@ -317,7 +322,12 @@ func (d *drainer) evict(ctx context.Context, pods []corev1.Pod) (holds, error) {
 			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))},
 		})
 		switch {
-		case err == nil, apierrors.IsNotFound(err), apierrors.IsConflict(err): // it goes, or went
+		case err == nil:
+			d.mu.Lock()
+			d.evicted = append(d.evicted, podName(p))
+			d.mu.Unlock()
+			continue
+		case apierrors.IsNotFound(err), apierrors.IsConflict(err): // it went
 			continue
 		case !transient(err):
 			return nil, fmt.Errorf("evict pod %s: %w", podName(p), err)
@@ -399,11 +409,21 @@ func (d *drainer) blocked(ctx context.Context, node, state string, left holds, c
 	switch {
 	case err != nil:
 	case marked(n):
-		after = "; the node takes pods again, nothing else was changed"
+		after = "; the node takes pods again, " + d.changed()
 	default:
-		after = "; the node stays cordoned, as it was before, nothing else was changed"
+		after = "; the node stays cordoned, as it was before, " + d.changed()
 	}
 	return fault.New(fault.DrainBlocked, left.remedy(), "node %s %s: %s%s", node, state, left, after)
+}
+
+// changed says what a drain that is given up leaves behind.
+func (d *drainer) changed() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.evicted) == 0 {
+		return "nothing else was changed"
+	}
+	return "but pods were evicted before, for their controllers to make others: " + some(d.evicted)
 }
 
 // movable are the pods of a node that go before it does: not those of DaemonSets, nor static ones,
@@ -522,7 +542,11 @@ func Loss(ctx context.Context, r Reader, node string) (string, error) {
 	}
 	words := []string{"what is on its disks"}
 	if len(moving) > 0 {
-		words = append(words, fmt.Sprintf("%s that start anew elsewhere without waiting for an end here (%s)", count(len(moving), "pod"), some(moving)))
+		start := "start"
+		if len(moving) == 1 {
+			start = "starts"
+		}
+		words = append(words, fmt.Sprintf("%s that %s anew elsewhere without waiting for an end here (%s)", count(len(moving), "pod"), start, some(moving)))
 	}
 	if len(data) > 0 {
 		words = append(words, "the emptyDir volumes of "+some(data))

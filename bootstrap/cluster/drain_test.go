@@ -204,9 +204,9 @@ func TestDrainBlocked(t *testing.T) {
 	}{
 		"a budget that allows nothing": {
 			objects:  []runtime.Object{pod("web-1", "w1"), pod("web-2", "w1"), pod("other-1", "w1"), budget("web", "web", 2, 2, 2, 2)},
-			want:     "default/web-1, default/web-2 wait for PodDisruptionBudget default/web (minAvailable 2, currentHealthy 2, desiredHealthy 2, disruptionsAllowed 0); the node takes pods again, nothing else was changed",
+			want:     "default/web-1, default/web-2 wait for PodDisruptionBudget default/web (minAvailable 2, currentHealthy 2, desiredHealthy 2, disruptionsAllowed 0); the node takes pods again, but pods were evicted before, for their controllers to make others: default/other-1",
 			remedy:   "budget default/web lets no pod go as long as it wants 2 healthy pods of 2: scale up what it selects to 3 pods or more, or lower its minAvailable to 1 or less",
-			progress: "2 pods left on node w1: default/web-1, default/web-2 wait for PodDisruptionBudget default/web",
+			progress: "2 pods left on node w1: PodDisruptionBudget default/web (minAvailable 2, currentHealthy 2, desiredHealthy 2, disruptionsAllowed 0) keeps default/web-1, default/web-2",
 		},
 		"pods that are not healthy": {
 			objects: []runtime.Object{pod("web-1", "w1"), budget("web", "web", 2, 1, 2, 3)},

@@ -73,8 +73,7 @@ func grace(p corev1.Pod) string {
 
 // String says what waits for what, without what changes from second to second.
 func (h holds) String() string {
-	budgets, words := h.byBudget()
-	slices.Sort(words)
+	budgets, rest := h.byBudget()
 	var all []string
 	for _, k := range budgets {
 		verb := "waits"
@@ -83,10 +82,29 @@ func (h holds) String() string {
 		}
 		all = append(all, fmt.Sprintf("%s %s for %s", some(k.pods), verb, describeAll(k.budgets)))
 	}
-	if len(words) > 0 {
-		all = append(all, some(words))
+	return joinHolds(all, rest)
+}
+
+// progress is String with the budgets first: a terminal cuts the end of a line.
+func (h holds) progress() string {
+	budgets, rest := h.byBudget()
+	var all []string
+	for _, k := range budgets {
+		verb := "keeps"
+		if len(k.budgets) > 1 {
+			verb = "keep"
+		}
+		all = append(all, fmt.Sprintf("%s %s %s", describeAll(k.budgets), verb, some(k.pods)))
 	}
-	return strings.Join(all, "; ")
+	return joinHolds(all, rest)
+}
+
+func joinHolds(budgets, rest []string) string {
+	slices.Sort(rest)
+	if len(rest) > 0 {
+		budgets = append(budgets, some(rest))
+	}
+	return strings.Join(budgets, "; ")
 }
 
 func describeAll(budgets []policyv1.PodDisruptionBudget) string {

@@ -79,6 +79,15 @@ func rules() []rule {
 		{"kube-controller-manager", []string{"connect: connection refused", "https://"}, finding.APIUnreachable},
 		{"kube-scheduler", []string{"connect: connection refused", "https://"}, finding.APIUnreachable},
 
+		{"kubewright-backup", []string{"etcd has no leader"}, finding.EtcdNoLeader},
+		{"kubewright-backup", []string{"etcd members: 0 is not among them"}, finding.EtcdNoLeader}, // bundles before this one
+		{"kubewright-backup", []string{"etcdserver: no leader"}, finding.EtcdNoLeader},
+		{"kubewright-backup", []string{"etcdserver: request timed out"}, finding.EtcdNoLeader},
+		{"kubewright-backup", []string{"etcdserver: mvcc: database space exceeded"}, finding.EtcdNoSpace},
+		{"kubewright-backup", []string{":2379", "connection refused"}, finding.EtcdUnreachable},
+		{"kubewright-backup", []string{"etcd", "context deadline exceeded"}, finding.EtcdUnreachable},
+		{"kubewright-backup", []string{":6443", "connection refused"}, finding.APIUnreachable},
+
 		{"coredns", []string{"Loop (", "detected"}, finding.DNSLoop},
 		{"kubewright-vip", []string{"another machine has the virtual IP"}, finding.VirtualIPConflict},
 		{"overlay", []string{"connect: connection refused"}, finding.APIUnreachableFromNode},

@@ -73,18 +73,25 @@ func state(u host.Unit, now time.Time) (finding.Finding, bool) {
 	case u.Load == "not-found":
 		f.Code, f.Message = finding.UnitMissing, u.Name+" is not installed"
 	case u.Active == "activating":
-		f.Code, f.Message = finding.UnitRestarting, fmt.Sprintf("%s does not run: it is %s (%s), started anew %d times", u.Name, u.Active, u.Sub, u.Restarts)
+		f.Code, f.Message = finding.UnitRestarting, fmt.Sprintf("%s does not run: it is %s (%s), started anew %s", u.Name, u.Active, u.Sub, times(u.Restarts))
 	case u.Active != "active":
 		f.Code, f.Message = finding.UnitFailed, fmt.Sprintf("%s does not run: it is %s", u.Name, u.Active)
 	case u.Restarts > 0 && now.Sub(u.Started) < recently:
 		f.Code, f.Severity = finding.UnitRestarting, finding.Warning
-		f.Message = fmt.Sprintf("%s runs, but was started anew %d times, last %s ago", u.Name, u.Restarts, now.Sub(u.Started).Round(time.Second))
+		f.Message = fmt.Sprintf("%s runs, but was started anew %s, last %s ago", u.Name, times(u.Restarts), now.Sub(u.Started).Round(time.Second))
 	case u.File == "disabled":
 		f.Code, f.Severity, f.Message = finding.UnitDisabled, finding.Warning, u.Name+" runs, but would not start at boot"
 	default:
 		return f, false
 	}
 	return f, true
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // component is what rules call a unit.

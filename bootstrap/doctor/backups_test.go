@@ -34,7 +34,7 @@ func TestScheduledBackups(t *testing.T) {
 			if f.Code != finding.BackupFailed {
 				t.Errorf("%v", f)
 			}
-			got += f.Message + ": " + strings.Join(f.Log, "; ")
+			got += f.Message + ": " + strings.Join(f.Log, "; ") + ": " + f.Cause
 		}
 		if got != want {
 			t.Errorf("%q, want %q", got, want)
@@ -50,13 +50,31 @@ func TestScheduledBackups(t *testing.T) {
 	if err := s.Systemd().Start(t.Context(), scheduled.Unit); err == nil {
 		t.Fatal("it did not fail")
 	}
-	look("the last scheduled backup failed: two; three; backup: write the backup: no space left on device")
+	look("the last scheduled backup failed: two; three; backup: write the backup: no space left on device: at that time: a file system is nearly full [disk-filling]")
 	if err := s.Systemd().Stop(t.Context(), scheduled.Timer); err != nil {
 		t.Fatal(err)
 	}
-	look("no backups are made: kubewright-backup.timer is inactive: ")
+	look("no backups are made: kubewright-backup.timer is inactive: : the timer was stopped, and nothing else starts a backup")
 	if err := (systemd.Schedule{Timer: systemd.Timer{Service: wish.Timer.Service}}).Apply(t.Context(), s); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The cause is the last backup's, whatever ailed those before.
+func TestWhyNoBackup(t *testing.T) {
+	for name, c := range map[string]struct {
+		log  []string
+		want string
+	}{
+		"no leader": {[]string{"backup: write the backup: no space left on device", "Started", "backup: etcd has no leader at the moment",
+			"kubewright-backup.service: Failed with result 'exit-code'."}, "at that time: etcd has no leader [etcd-no-leader]"},
+		"nobody knows it": {[]string{"backup: cluster-info is not there"}, "cluster-info is not there"},
+		"killed":          {[]string{"kubewright-backup.service: Main process exited, code=killed"}, "not known: its log does not say why it ended"},
+		"no log":          {nil, "not known: its log does not say why it ended"},
+	} {
+		if got := whyNoBackup(c.log); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
 	}
 }
 

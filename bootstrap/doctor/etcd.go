@@ -177,7 +177,7 @@ func checkTally(t etcd.Tally) finding.Report {
 		return nil
 	}
 	return finding.Report{{Code: finding.ControlPlanesEven, Severity: finding.Note, Object: strconv.Itoa(t.Voters),
-		Message: fmt.Sprintf("etcd has %d members with a vote, and needs %d: it survives the loss of %d, as %d do", t.Voters, t.Quorum(), t.Voters-t.Quorum(), t.Voters-1),
+		Message: fmt.Sprintf("etcd has %d members with a vote, and needs %d: it survives the loss of %d, no more than with %d", t.Voters, t.Quorum(), t.Voters-t.Quorum(), t.Voters-1),
 		Remedy:  "make it an odd number: kubewright join --control-plane HOST"}}
 }
 

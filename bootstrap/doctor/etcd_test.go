@@ -260,7 +260,7 @@ func TestWhyNoAPI(t *testing.T) {
 }
 
 func TestEvenMembers(t *testing.T) {
-	for voters, want := range map[int]string{1: "", 2: "needs 2: it survives the loss of 0, as 1 do", 3: "", 4: "needs 3: it survives the loss of 1, as 3 do"} {
+	for voters, want := range map[int]string{1: "", 2: "needs 2: it survives the loss of 0, no more than with 1", 3: "", 4: "needs 3: it survives the loss of 1, no more than with 3"} {
 		report := checkTally(etcd.Tally{Voters: voters})
 		if want == "" != (len(report) == 0) || len(report) > 0 && !strings.Contains(report[0].Message, want) {
 			t.Errorf("%d: %v", voters, report)

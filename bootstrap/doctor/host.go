@@ -106,6 +106,7 @@ func checkBackups(ctx context.Context, e *examination, p patient) (finding.Repor
 		return nil, nil
 	case timer.Active != "active":
 		f.Object, f.Message = scheduled.Timer, fmt.Sprintf("no backups are made: %s is %s", scheduled.Timer, timer.Active)
+		f.Cause, f.Remedy = "the timer was stopped, and nothing else starts a backup", "on "+p.Name()+": systemctl start "+scheduled.Timer
 		return finding.Report{f}, nil
 	case service.Active != "failed":
 		return nil, nil
@@ -114,8 +115,27 @@ func checkBackups(ctx context.Context, e *examination, p patient) (finding.Repor
 	if f.Log, err = diagnose.Journal(ctx, p, scheduled.Unit); err != nil {
 		f.Message += "; its journal could not be read"
 	}
+	f.Cause = whyNoBackup(f.Log)
 	f.Log = f.Log[max(0, len(f.Log)-backupLog):]
 	return finding.Report{f}, nil
+}
+
+// whyNoBackup is the cause that the log of a failed backup names, and no other: in it, older ones may
+// have failed, too.
+func whyNoBackup(log []string) string {
+	const ending = "backup: " // as the program's last words begin
+	for _, line := range slices.Backward(log) {
+		reason, ended := strings.CutPrefix(line, ending)
+		if !ended {
+			continue
+		}
+		if code, _, ok := diagnose.Recognise(strings.TrimSuffix(scheduled.Unit, ".service"), []string{line}); ok {
+			e, _ := finding.Explain(code)
+			return fmt.Sprintf("at that time: %s [%s]", e.Title, code)
+		}
+		return reason
+	}
+	return "not known: its log does not say why it ended"
 }
 
 // missedBackups is how many of them in a row are told: a single one that failed is made up for

@@ -47,8 +47,9 @@ type Result struct {
 	// without a success, over what was usual before the fault.
 	WriteOutageMS int64 `json:"writeOutage_ms"`
 	ReadOutageMS  int64 `json:"readOutage_ms"`
-	// RecoveryMS is from the fault's end until all members of etcd, API servers and nodes were well.
-	RecoveryMS int64    `json:"recovery_ms"`
+	// RecoveryMS is from the fault's end until all members of etcd, API servers and nodes were well; 0: nobody
+	// saw them be.
+	RecoveryMS int64    `json:"recovery_ms,omitempty"`
 	Writes     int      `json:"writes"` // acknowledged
 	Reads      int      `json:"reads"`  // answered
 	Failed     int      `json:"failed"` // operations that were refused or not answered in time

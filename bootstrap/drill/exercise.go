@@ -96,7 +96,7 @@ func (e *exercise) count(r *Result, seen *account, when moments) {
 	if until.IsZero() {
 		until = time.Now()
 	} else {
-		r.RecoveryMS = when.well.Sub(when.ended).Milliseconds()
+		r.RecoveryMS = max(1, when.well.Sub(when.ended).Milliseconds())
 	}
 	r.WriteOutageMS = seen.outage(write, when.began, until).Milliseconds()
 	r.ReadOutageMS = seen.outage(read, when.began, until).Milliseconds()

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -265,14 +267,14 @@ func (c *Client) ask(ctx context.Context, remembered bool) (list, error) {
 			got, err := to.MemberList(ctx, opts...)
 			a := answer{list: list{to, got}}
 			if err != nil {
-				a.err = fmt.Errorf("%s: %s (%w)", url, to.explain(err), typed(err))
+				a.err = &unanswered{url, to.explain(err), typed(err)}
 				// Whoever lets a question wait to whom there is a connection has no quorum.
 				a.alive = to.ActiveConnection().GetState() == connectivity.Ready
 			}
 			answers <- a
 		}()
 	}
-	var faults []error
+	var faults silence
 	why := ErrUnreachable
 	for range known {
 		a := <-answers
@@ -284,8 +286,30 @@ func (c *Client) ask(ctx context.Context, remembered bool) (list, error) {
 		}
 		faults = append(faults, a.err)
 	}
-	return list{}, fmt.Errorf("%w: %w", why, errors.Join(faults...))
+	return list{}, fmt.Errorf("%w: %w", why, faults)
 }
+
+// unanswered is why one member did not answer: in words, and what it is.
+type unanswered struct {
+	url, why string
+	err      error
+}
+
+func (u *unanswered) Error() string { return u.url + ": " + u.why }
+func (u *unanswered) Unwrap() error { return u.err }
+
+// silence is that of all members, on one line.
+type silence []error
+
+func (s silence) Error() string {
+	var all []string
+	for _, err := range s {
+		all = append(all, err.Error())
+	}
+	return strings.Join(all, "; ")
+}
+
+func (s silence) Unwrap() []error { return s }
 
 // Members lists all members with the health of each.
 func (c *Client) Members(ctx context.Context) ([]Member, error) { return c.members(ctx, false) }
@@ -313,7 +337,19 @@ func (c *Client) members(ctx context.Context, remembered bool) ([]Member, error)
 	}
 	all.Wait()
 	judge(members, states, c.alarms(ctx, l.from, states))
+	slices.SortFunc(members, byName)
 	return members, nil
+}
+
+// byName orders members for people: etcd's own order is that of their IDs. Those without a name come last.
+func byName(a, b Member) int {
+	switch {
+	case a.Started() && !b.Started():
+		return -1
+	case !a.Started() && b.Started():
+		return 1
+	}
+	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
 }
 
 // learn remembers where the members are, the one that answered first.

@@ -129,7 +129,7 @@ func evenControlPlanes(in Input) finding.Report {
 		return nil
 	}
 	return finding.Report{{Code: finding.ControlPlanesEven, Severity: finding.Note, Host: comes, Object: strconv.Itoa(all),
-		Message: fmt.Sprintf("%d control-plane hosts survive the loss of %d, as %d do: etcd needs %d of %d", all, all/2-1, all-1, all/2+1, all),
+		Message: fmt.Sprintf("%d control-plane hosts survive the loss of %d, no more than %d would: etcd needs %d of %d", all, all/2-1, all-1, all/2+1, all),
 		Remedy:  "make it an odd number"}}
 }
 

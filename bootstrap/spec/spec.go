@@ -150,9 +150,10 @@ type Kubelet struct {
 // Backup has the control-plane hosts back the cluster up by themselves. Of several, the
 // one with etcd's leader does it.
 type Backup struct {
-	// Schedule is when, as systemd's OnCalendar has it: daily, or *-*-* 02:30:00. Default: never.
+	// Schedule is when, as systemd's OnCalendar has it: daily, or *-*-* 02:30:00. The other keys here
+	// want it. Default: never.
 	Schedule string `yaml:"schedule"`
-	// Keep is how many backups a host keeps, the newest ones. Default: 7.
+	// Keep is how many backups a host keeps, the newest ones; 0 is the default, too. Default: 7.
 	Keep int `yaml:"keep"`
 	// Recipients are the public keys, age1..., whose private halves open the backups:
 	// `kubewright backup keygen` makes a pair. The hosts need no private one.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,8 +10,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/kubewright/kubewright/bootstrap"
+	"github.com/kubewright/kubewright/bootstrap/cluster"
 	"github.com/kubewright/kubewright/bootstrap/fault"
+	"github.com/kubewright/kubewright/bootstrap/kubeconfig"
 	"github.com/kubewright/kubewright/bootstrap/plan"
+	"github.com/kubewright/kubewright/bootstrap/spec"
 )
 
 func (a *app) applyCommand(do doer) *cobra.Command {
@@ -72,6 +76,48 @@ func (a *app) convergeCommand(do doer) *cobra.Command {
 	addTimeout(c.Flags(), &r.Timeout)
 	c.Flags().StringArrayVar(&r.Remove, "remove", nil, "host that may leave the cluster because the file does not name it (repeatable)")
 	return c
+}
+
+// unreached adds to the faults of a file's hosts which of them are no nodes of its cluster, if that can be
+// asked: a host that was removed is easily left in the file.
+func (a *app) unreached(ctx context.Context, wish *spec.Cluster, faults error) error {
+	if fault.CodeOf(faults) != fault.HostUnreachable {
+		return faults
+	}
+	_, access, err := kubeconfig.Access(a.kubeconfig, "")
+	if err != nil {
+		return faults
+	}
+	live, err := lookThrough(ctx, access, []cluster.DialFunc{nil})
+	if err != nil || live.Record.Name != wish.Name {
+		return faults
+	}
+	return withoutNode(live, faults)
+}
+
+func withoutNode(live *bootstrap.Live, faults error) error {
+	var all []error
+	for _, err := range fault.Each(faults) {
+		var f *fault.Fault
+		if errors.As(err, &f) && f.Code == fault.HostUnreachable && f.Host != "" {
+			if _, known := live.Member(f.Host); !known {
+				err = noNode(live, f)
+			}
+		}
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+func noNode(live *bootstrap.Live, f *fault.Fault) error {
+	without := &fault.Fault{Code: f.Code, Host: f.Host, Step: f.Step,
+		Err:    fmt.Errorf("%w; the file names it, and cluster %s has no such node", f.Err, live.Record.Name),
+		Remedy: "if it left the cluster, take it out of the file; if it is to join, " + f.Remedy}
+	if slices.Contains(live.Removed, f.Host) {
+		without.Err = fmt.Errorf("%w; the file still names it, and it was removed from cluster %s", f.Err, live.Record.Name)
+		without.Remedy = "take it out of the file"
+	}
+	return without
 }
 
 // confirm asks for what cannot be taken back: hosts that leave the cluster, members that

@@ -325,18 +325,18 @@ func verified(r *trial.Result) verification {
 // renderTrial prints what was counted. Kinds without objects, here and there, are only counted.
 func renderTrial(w io.Writer, r *trial.Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "KIND\tBACKUP\tRESTORED\t")
+	fmt.Fprintln(t, "KIND\tBACKUP\tRESTORED")
 	empty := 0
 	for _, k := range r.Kinds {
 		mark := ""
 		if k.Objects != k.Restored {
-			mark = "DIFFERS"
+			mark = "\tDIFFERS"
 		}
 		if k.Objects == 0 && k.Restored == 0 {
 			empty++
 			continue
 		}
-		fmt.Fprintf(t, "%s\t%d\t%d\t%s\n", k.Name(), k.Objects, k.Restored, mark)
+		fmt.Fprintf(t, "%s\t%d\t%d%s\n", k.Name(), k.Objects, k.Restored, mark)
 	}
 	if err := t.Flush(); err != nil {
 		return err

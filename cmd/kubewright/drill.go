@@ -56,7 +56,7 @@ func (a *app) drillCommand() *cobra.Command {
 			"and to have three members of etcd. Unless it is marked as a test cluster (testCluster in its file), you are asked first.",
 		Example: "  kubewright drill kill-leader\n  kubewright drill partition cp2 --duration 1m\n  kubewright drill all --yes -o json\n" +
 			"  kubewright drill power-cut cp1 --power-off 'ipmitool -H bmc-{host} power off' --power-on 'ipmitool -H bmc-{host} power on'",
-		Args:      cobra.MatchAll(cobra.RangeArgs(1, 2), func(c *cobra.Command, args []string) error { return cobra.OnlyValidArgs(c, args[:1]) }),
+		Args:      drillArgs,
 		ValidArgs: kinds,
 		RunE: func(c *cobra.Command, args []string) error {
 			if f.off != "" && f.on == "" {
@@ -90,6 +90,20 @@ func (a *app) drillCommand() *cobra.Command {
 	flags.StringVar(&f.on, "power-on", "", "command on this machine that gives it back after --duration (default: it boots by itself)")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask")
 	return c
+}
+
+// drillArgs wants a fault that there is, and one host at most.
+func drillArgs(c *cobra.Command, args []string) error {
+	faults := strings.Join(c.ValidArgs, ", ")
+	switch {
+	case len(args) == 0:
+		return fmt.Errorf("name a fault: %s", faults)
+	case !slices.Contains(c.ValidArgs, args[0]):
+		return fmt.Errorf("there is no fault %q: name one of %s", args[0], faults)
+	case len(args) > 2:
+		return errors.New("a drill is dealt to one host")
+	}
+	return nil
 }
 
 // drill practises faults, one after the other, and prints what clients saw of them.
@@ -314,7 +328,7 @@ func (a *app) showDrills(results []*drill.Result) error {
 	fmt.Fprintln(t, "\nFAULT\tHOST\tWRITES OUT\tREADS OUT\tRECOVERY\tACKNOWLEDGED\tFAILED\tLOST\tNOT SEEN")
 	for _, r := range results {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\n", r.Fault, r.Host, seconds(r.WriteOutageMS), seconds(r.ReadOutageMS),
-			seconds(r.RecoveryMS), r.Writes, r.Failed, len(r.Lost), len(r.Stale))
+			recovery(r), r.Writes, r.Failed, len(r.Lost), len(r.Stale))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -325,6 +339,14 @@ func (a *app) showDrills(results []*drill.Result) error {
 		}
 	}
 	return nil
+}
+
+// recovery is how long it took, if that was seen: a drill may be broken off before.
+func recovery(r *drill.Result) string {
+	if r.RecoveryMS == 0 {
+		return "-"
+	}
+	return seconds(r.RecoveryMS)
 }
 
 func seconds(ms int64) string { return fmt.Sprintf("%.1f s", float64(ms)/1000) }

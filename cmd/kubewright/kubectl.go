@@ -46,6 +46,7 @@ func (a *app) kubectlCommand() *cobra.Command {
 				ConfigFlags: flags,
 				IOStreams:   genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
 			})
+			k.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: c.CommandPath()} // what its messages tell to run
 			k.SetArgs(args)
 			k.SilenceErrors, k.SilenceUsage = true, true
 			cmdutil.CheckErr(k.ExecuteContext(c.Context()))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -157,10 +158,13 @@ func (a *app) labPower(verb, short string, do func(*cobra.Command, *lab.Lab, str
 			if err != nil {
 				return err
 			}
-			var faults []error
-			for _, host := range args[1:] { // one that comes up with a unit that failed keeps no other one off
-				faults = append(faults, do(c, l, host))
+			hosts := args[1:]
+			faults := make([]error, len(hosts))
+			var all sync.WaitGroup
+			for i, host := range hosts { // at once: one may wait for another's etcd, and none for one that does not come up
+				all.Go(func() { faults[i] = do(c, l, host) })
 			}
+			all.Wait()
 			return errors.Join(faults...)
 		},
 	}

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -137,10 +138,14 @@ func wrapArgs(c *cobra.Command) {
 		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
 	}
 	c.Args = func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			return usage(c, err)
+		err := check(c, args)
+		if err == nil {
+			return nil
 		}
-		return nil
+		if !c.HasSubCommands() {
+			err = fmt.Errorf("%w; its form is: %s", err, c.UseLine())
+		}
+		return usage(c, err)
 	}
 	for _, sub := range c.Commands() {
 		wrapArgs(sub)

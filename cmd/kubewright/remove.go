@@ -27,7 +27,7 @@ func (a *app) removeCommand(do doer) *cobra.Command {
 		Long: "remove drains the nodes, as disruption budgets allow, takes them out of the cluster, and leaves the hosts as they were\n" +
 			"before. HOST is a host as it was named to init or join, or a node. Any control-plane host can go as long as etcd keeps\n" +
 			"its quorum, the first one included; the last one goes with reset. If pods cannot move within --timeout, the nodes take\n" +
-			"pods again and nothing else was changed: the message says which budget keeps which pods.\n\n" +
+			"pods again: the message says which budget keeps which pods, and which were evicted before.\n\n" +
 			"A host that is dead goes with --force: its pods start elsewhere without an end here, so be certain that it is switched\n" +
 			"off. It cannot come back as a node: when it is back, `kubewright reset` it.",
 		Example: "  kubewright remove w3\n  kubewright remove cp1\n  kubewright remove w3 --timeout 30m\n  kubewright remove w3 --force",

@@ -78,13 +78,24 @@ func renderStatus(w io.Writer, s *bootstrap.Status) error {
 		fmt.Fprintf(t, "%s\t%d of %d\n", d.Name, d.Ready, d.Want)
 	}
 	if b := s.Backups; b != nil {
-		fmt.Fprintf(t, "\nBACKUPS\tNEWEST\tON\n%s\t%s\t%s\n", b.Schedule, timeOrDash(b.Newest), orDash(b.Host))
+		newest := timeOrDash(b.Newest)
+		if b.Newest.IsZero() && len(b.Unseen) > 0 {
+			newest = "not seen"
+		}
+		fmt.Fprintf(t, "\nBACKUPS\tNEWEST\tON\n%s\t%s\t%s\n", b.Schedule, newest, orDash(b.Host))
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
 	if b := s.Backups; b != nil && !b.Missed.IsZero() {
 		fmt.Fprintf(w, "\na younger backup should have been made at %s: see `kubewright doctor`\n", b.Missed.Format(time.RFC3339))
+	}
+	if b := s.Backups; b != nil && len(b.Unseen) > 0 {
+		which := "backups"
+		if !b.Newest.IsZero() {
+			which = "younger backups"
+		}
+		fmt.Fprintf(w, "\n%s may be on %s, whose host could not be looked at\n", which, strings.Join(b.Unseen, " or "))
 	}
 	for _, n := range s.Nodes {
 		if !n.Ready {

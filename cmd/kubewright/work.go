@@ -116,6 +116,9 @@ func (a *app) prepare(ctx context.Context, r bootstrap.Request, held *locks) (w 
 		return w, a.findRemoval(ctx, w, connect)
 	}
 	if w.targets, err = connect(r.Hosts); err != nil {
+		if r.Verb == verbApply {
+			err = a.unreached(ctx, r.Spec, err)
+		}
 		return w, err
 	}
 	switch r.Verb {

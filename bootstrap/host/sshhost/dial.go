@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -348,6 +349,19 @@ func (d *dialer) dial(ctx context.Context, t target, via []string) (connection, 
 	return d.connect(ctx, e, through)
 }
 
+// bare is what befell a connection, without the address and the system call's name that net puts before it.
+func bare(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return err
+}
+
 // connect makes one connection and logs in.
 func (d *dialer) connect(ctx context.Context, e endpoint, through *ssh.Client) (connection, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Timeout, fmt.Errorf("no answer in %v", d.cfg.Timeout))
@@ -364,7 +378,7 @@ func (d *dialer) connect(ctx context.Context, e endpoint, through *ssh.Client) (
 			return fmt.Errorf("connect to %s: %w", e.addr(), err)
 		}
 		return fault.New(fault.HostUnreachable, "see whether the host is up and its sshd listens there: ssh "+e.login(),
-			"connect to %s: %w", e.addr(), err)
+			"no SSH at %s: %w", e.addr(), bare(err))
 	}
 	var conn net.Conn
 	if through == nil {

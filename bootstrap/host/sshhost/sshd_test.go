@@ -354,7 +354,7 @@ func TestUnreachable(t *testing.T) {
 	}
 	closed.Close()
 	_, err = dial(t, "root@"+closed.Addr().String(), "", Config{})
-	wantFault(t, err, fault.HostUnreachable, closed.Addr().String())
+	wantFault(t, err, fault.HostUnreachable, "no SSH at "+closed.Addr().String()+": connection refused")
 }
 
 func TestProxyJump(t *testing.T) {

@@ -27,7 +27,8 @@ func NewPlain(w io.Writer) *Plain { return &Plain{w: w, quarter: map[string]int6
 func (p *Plain) Begin([]string) {}
 
 func (p *Plain) line(e plan.Event, what, detail string) {
-	fmt.Fprintf(p.w, "%s %-12s %-9s %-26s %s\n", e.Time.Format(time.TimeOnly), e.Lane, what, e.Step, detail)
+	line := fmt.Sprintf("%s %-12s %-9s %-26s %s", e.Time.Format(time.TimeOnly), e.Lane, what, e.Step, detail)
+	fmt.Fprintln(p.w, strings.TrimRight(line, " "))
 }
 
 // Event writes what is worth a line: not steps with nothing to do, and of a

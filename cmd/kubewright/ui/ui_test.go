@@ -44,6 +44,15 @@ func events() []plan.Event {
 	}
 }
 
+// TestPlainEnds: no line ends with blanks, also not that of a step of which there is no more to say.
+func TestPlainEnds(t *testing.T) {
+	var out bytes.Buffer
+	NewPlain(&out).Event(plan.Event{Time: at(0), Lane: "cp1", Step: "kubelet/start", Kind: plan.Canceled})
+	if got, want := out.String(), "18:00:00 cp1          canceled  kubelet/start\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestPlain(t *testing.T) {
 	var out bytes.Buffer
 	p := NewPlain(&out)
