@@ -119,6 +119,9 @@ func Leader(ctx context.Context, h host.Reader) (name string, here bool, err err
 	if err != nil {
 		return "", false, fmt.Errorf("etcd status: %w", err)
 	}
+	if status.Leader == 0 { // who asks by the member's ID would be told that 0 is none
+		return "", false, errors.New("etcd has no leader at the moment: too few of its members answer each other")
+	}
 	name, err = memberName(ctx, store, status.Leader)
 	return name, status.Leader == status.Header.MemberId, err
 }
