@@ -129,7 +129,9 @@ type Component struct {
 	ExtraArgs map[string]string `yaml:"extraArgs"`
 }
 
-// APIServer configures kube-apiserver.
+// APIServer configures kube-apiserver. A file that one of extraArgs names, such as encryption-provider-config
+// (Secrets are encrypted with its keys) or audit-policy-file, has to be on the first control-plane host: further
+// ones get it from there, and a backup holds it.
 type APIServer struct {
 	Component `yaml:",inline"`
 	// Port it serves on. Not one of another component, nor among the NodePorts
