@@ -99,7 +99,7 @@ func preflightCodes() []Explanation {
 			Causes:  []string{"a minimal image"},
 			Remedy:  []string{"apt-get install nftables iproute2 mount procps"}},
 		{Code: MemoryLow, Title: "the host has little memory",
-			Meaning: "The components alone take about 400 MB on a control-plane node and 120 MB on a worker; without room to spare the kernel kills them.",
+			Meaning: "The components alone take about 650 MB on a control-plane node and 250 MB on a worker, with nothing to do; without room to spare the kernel kills them.",
 			Causes:  []string{"a small virtual machine"},
 			Remedy:  []string{"Give it 2 GB as a control-plane node, 1 GB as a worker."}},
 		{Code: CPULow, Title: "the host has one processor",
