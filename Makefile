@@ -47,7 +47,7 @@ endef
 build: packages $(KUBEWRIGHT) $(BUNDLE) ## build the command and the bundle
 
 SOURCES := $(shell find bootstrap cmd pki addons templates lab -name '*.go' -not -name '*_test.go' -o -name '*.tmpl') go.mod go.sum versions.go
-COMPONENTS := $(shell find cmd/kube cmd/pause cmd/probe cmd/unbundle bootstrap/backup bootstrap/bundle bootstrap/cluster bootstrap/etcd bootstrap/fault bootstrap/file bootstrap/host bootstrap/install bootstrap/kubeconfig bootstrap/plan bootstrap/probe bootstrap/systemd bootstrap/version -name '*.go' -not -name '*_test.go') go.mod go.sum
+COMPONENTS := $(shell find cmd/kube cmd/pause cmd/probe cmd/unbundle bootstrap/backup bootstrap/bundle bootstrap/cluster bootstrap/etcd bootstrap/fault bootstrap/file bootstrap/host bootstrap/install bootstrap/kubeconfig bootstrap/plan bootstrap/probe bootstrap/spec bootstrap/systemd bootstrap/version pki -name '*.go' -not -name '*_test.go') go.mod go.sum versions.go
 
 $(KUBEWRIGHT): $(SOURCES)
 	go build -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(BUNDLE_VERSION)" -o $@ ./cmd/kubewright

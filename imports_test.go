@@ -1,9 +1,11 @@
 package kubewright_test
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -119,15 +121,7 @@ func TestImportsPointDown(t *testing.T) {
 		if !known {
 			t.Errorf("%s: folder %s has no line in the law: add one with its reason", name, folder)
 		}
-		for _, spec := range file.Imports {
-			imported, err := strconv.Unquote(spec.Path.Value)
-			if err != nil {
-				return err
-			}
-			if imported != module && !strings.HasPrefix(imported, module+"/") {
-				continue
-			}
-			of := path.Clean("./" + strings.TrimPrefix(strings.TrimPrefix(imported, module), "/"))
+		for _, of := range ours(t, file) {
 			if !allowed(may, of) {
 				t.Errorf("%s imports %s: %s may not (%s)", name, of, folder, reason)
 			}
@@ -136,6 +130,62 @@ func TestImportsPointDown(t *testing.T) {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// ours are the folders of this module that a file imports.
+func ours(t *testing.T, file *ast.File) []string {
+	t.Helper()
+	var folders []string
+	for _, spec := range file.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if imported == module || strings.HasPrefix(imported, module+"/") {
+			folders = append(folders, path.Clean("./"+strings.TrimPrefix(strings.TrimPrefix(imported, module), "/")))
+		}
+	}
+	return folders
+}
+
+// TestBundleIsMadeAnew: the Makefile names all folders that the bundle's programs are made of, or a change in one of
+// them would not reach the hosts.
+func TestBundleIsMadeAnew(t *testing.T) {
+	makefile, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(makefile), "\nCOMPONENTS := $(shell find ")
+	list, _, _ = strings.Cut(list, " -name ")
+	named := strings.Fields(list)
+	queue := []string{"cmd/kube", "cmd/pause", "cmd/probe", "cmd/unbundle"}
+	for i := 0; i < len(queue); i++ {
+		folder := queue[i]
+		if folder == "." {
+			continue // its files are named
+		}
+		if !slices.ContainsFunc(named, func(n string) bool { return folder == n || strings.HasPrefix(folder, n+"/") }) {
+			t.Errorf("COMPONENTS in the Makefile lacks %s", folder)
+		}
+		files, err := filepath.Glob(filepath.Join(folder, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, of := range ours(t, file) {
+				if !slices.Contains(queue, of) {
+					queue = append(queue, of)
+				}
+			}
+		}
 	}
 }
 

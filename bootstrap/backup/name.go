@@ -18,15 +18,13 @@ func FileName(cluster string, made time.Time) string {
 	return cluster + "-" + made.UTC().Format(stamp) + Extension
 }
 
-// ParseFileName undoes FileName, also of releases whose names had no milliseconds; ok is false
-// of any other name.
+// ParseFileName undoes FileName; ok is false of any other name.
 func ParseFileName(name string) (cluster string, made time.Time, ok bool) {
 	rest, ours := strings.CutSuffix(name, Extension)
 	at := strings.LastIndexByte(rest, '-')
 	if !ours || at < 1 {
 		return "", time.Time{}, false
 	}
-	const form = "20060102T150405Z" // parsing takes a fraction of the second, too
-	made, err := time.Parse(form, rest[at+1:])
+	made, err := time.Parse(stamp, rest[at+1:])
 	return rest[:at], made, err == nil
 }

@@ -169,3 +169,18 @@ func (Secret) String() string               { return redacted }
 func (Secret) GoString() string             { return redacted }
 func (Secret) Format(f fmt.State, _ rune)   { io.WriteString(f, redacted) } //nolint:errcheck // fmt ignores it
 func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Directories are those of the paths that are directories; a link, as /usr merges make them, is none.
+func Directories(ctx context.Context, r Reader, paths []string) ([]string, error) {
+	found, err := r.Stat(ctx, paths...)
+	if err != nil {
+		return nil, err
+	}
+	var there []string
+	for _, f := range found {
+		if f.Exists && f.Mode.IsDir() {
+			there = append(there, f.Path)
+		}
+	}
+	return there, nil
+}

@@ -255,7 +255,7 @@ func (s scope) files(ctx context.Context, r host.Reader) (map[string]string, err
 
 // list adds what find sees in trees.
 func (s scope) list(ctx context.Context, r host.Reader, found map[string]string, trees []string, options ...string) error {
-	trees, err := existing(ctx, r, trees)
+	trees, err := host.Directories(ctx, r, trees)
 	if err != nil || len(trees) == 0 {
 		return err
 	}
@@ -287,7 +287,7 @@ func (s scope) list(ctx context.Context, r host.Reader, found map[string]string,
 
 // sums adds the SHA-256 of those files whose content counts.
 func (s scope) sums(ctx context.Context, r host.Reader, found map[string]string) error {
-	trees, err := existing(ctx, r, s.deep)
+	trees, err := host.Directories(ctx, r, s.deep)
 	if err != nil || len(trees) == 0 {
 		return err
 	}
@@ -316,21 +316,6 @@ func find(ctx context.Context, r host.Reader, argv []string) (string, error) {
 		err = nil
 	}
 	return string(out), err
-}
-
-// existing are the trees that are there; a link, as /usr merges make them, is none.
-func existing(ctx context.Context, r host.Reader, trees []string) ([]string, error) {
-	found, err := r.Stat(ctx, trees...)
-	if err != nil {
-		return nil, err
-	}
-	var there []string
-	for _, f := range found {
-		if f.Exists && f.Mode.IsDir() {
-			there = append(there, f.Path)
-		}
-	}
-	return there, nil
 }
 
 // transient are units that come and go with logins, devices and runs of others.
@@ -507,7 +492,7 @@ const groupRoot = "/sys/fs/cgroup"
 const podGroups = "kubepods"
 
 func groups(ctx context.Context, r host.Reader) (map[string]string, error) {
-	trees, err := existing(ctx, r, []string{groupRoot})
+	trees, err := host.Directories(ctx, r, []string{groupRoot})
 	if err != nil || len(trees) == 0 {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func listGroups(ctx context.Context, r host.Reader, slice string) ([]string, err
 			candidates = append(candidates, path.Join(h, slice))
 		}
 	}
-	return existing(ctx, r, candidates)
+	return host.Directories(ctx, r, candidates)
 }
 
 // folders are those in a folder; links, as those from cpu to cpu,cpuacct, are none.
@@ -41,21 +41,7 @@ func folders(ctx context.Context, r host.Reader, dir string) ([]string, error) {
 	for i, n := range names {
 		names[i] = path.Join(dir, n)
 	}
-	return existing(ctx, r, names)
-}
-
-func existing(ctx context.Context, r host.Reader, paths []string) ([]string, error) {
-	found, err := r.Stat(ctx, paths...)
-	if err != nil {
-		return nil, err
-	}
-	var there []string
-	for _, f := range found {
-		if f.Exists && f.Mode.IsDir() {
-			there = append(there, f.Path)
-		}
-	}
-	return there, nil
+	return host.Directories(ctx, r, names)
 }
 
 // removeGroups removes the groups of slices that were stopped, those below them first. The

@@ -17,6 +17,22 @@ func (a *app) agrees(what, question, word string) (bool, error) {
 	if !isTerminal(a.stdout) || !isTerminalIn(a.stdin) {
 		return false, nil
 	}
+	line, interrupted, err := answer(func() ([]byte, error) {
+		fmt.Fprintf(a.stdout, "%s\n%s: ", what, question)
+		return a.readLine("answer")
+	})
+	switch said := strings.TrimSpace(string(line)); {
+	case interrupted:
+		fmt.Fprintln(a.stdout)
+		return false, fault.New(fault.Interrupted, "", "interrupted at the question; nothing was changed")
+	case err == nil && said != word:
+		return false, fault.New(fault.Usage, "give the same command again, and answer "+word, "the answer was %q, not %q: nothing was changed", said, word)
+	}
+	return err == nil, err
+}
+
+// answer is what ask returns, unless a signal comes first: a program that was told to end does not wait for Enter.
+func answer(ask func() ([]byte, error)) (line []byte, interrupted bool, err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
@@ -24,21 +40,15 @@ func (a *app) agrees(what, question, word string) (bool, error) {
 		line []byte
 		err  error
 	}
-	read := make(chan result, 1)
-	fmt.Fprintf(a.stdout, "%s\n%s: ", what, question)
+	asked := make(chan result, 1)
 	go func() {
-		line, err := a.readLine("answer")
-		read <- result{line, err}
+		line, err := ask()
+		asked <- result{line, err}
 	}()
 	select {
-	case r := <-read:
-		answer := strings.TrimSpace(string(r.line))
-		if r.err == nil && answer != word {
-			return false, fault.New(fault.Usage, "give the same command again, and answer "+word, "the answer was %q, not %q: nothing was changed", answer, word)
-		}
-		return r.err == nil, r.err
+	case r := <-asked:
+		return r.line, false, r.err
 	case <-signals:
-		fmt.Fprintln(a.stdout)
-		return false, fault.New(fault.Interrupted, "", "interrupted at the question; nothing was changed")
+		return nil, true, nil
 	}
 }

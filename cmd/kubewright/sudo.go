@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"golang.org/x/term"
 
@@ -42,31 +40,20 @@ func (a *app) readHidden(terminal int, what string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask for the %s: %w", what, err)
 	}
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
-	type result struct {
-		line []byte
-		err  error
-	}
-	read := make(chan result, 1)
-	fmt.Fprint(a.stderr, what+": ")
-	go func() {
-		line, err := term.ReadPassword(terminal)
-		read <- result{line, err}
-	}()
+	line, interrupted, err := answer(func() ([]byte, error) {
+		fmt.Fprint(a.stderr, what+": ")
+		return term.ReadPassword(terminal)
+	})
 	defer fmt.Fprintln(a.stderr) // the user's Enter was not shown either
-	select {
-	case r := <-read:
-		if r.err != nil && !errors.Is(r.err, io.EOF) {
-			return nil, fmt.Errorf("ask for the %s: %w", what, r.err)
-		}
-		return r.line, nil
-	case <-signals:
+	switch {
+	case interrupted:
 		return nil, errors.Join(
 			fault.New(fault.Interrupted, "", "interrupted at the question for the %s", what),
 			term.Restore(terminal, before))
+	case err != nil && !errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("ask for the %s: %w", what, err)
 	}
+	return line, nil
 }
 
 // readLine reads a line byte by byte: what follows it is not the secret's.
